@@ -1,0 +1,87 @@
+"""What an environment is: the contract every simulator adapter and every user's own environment keeps.
+
+Simulator side of the house: NumPy and the standard library only, Python 3.8 syntax, so that it runs
+under the old interpreters that Minecraft simulators need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional, Protocol, Tuple, runtime_checkable
+
+import numpy as np
+
+
+class EnvironmentFailure(RuntimeError):
+    """The simulator broke in `reset` or `step`.
+
+    Neither a termination nor a truncation: the step it happened in never took place, and the episode
+    is not reported. The instance that raised it is discarded and built anew.
+    """
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one array of an observation, without batch or time axes.
+
+    Attributes:
+      shape: for example `(64, 64, 3)`.
+      dtype: NumPy dtype name, for example `"uint8"`.
+    """
+
+    shape: Tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What a policy has to know of an environment; fixed for the environment's whole life.
+
+    Attributes:
+      observation: name -> array spec. Image policies read `"image"`, uint8 [H, W, 3], RGB.
+      action: name -> number of choices. Each action component is an int32 [1] array holding an index
+        below that number; VPT's agent action is `{"buttons": 8641, "camera": 121}`.
+    """
+
+    observation: Mapping[str, ArraySpec]
+    action: Mapping[str, int]
+
+
+Observation = Dict[str, np.ndarray]
+Action = Dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Gymnasium's semantics with a fixed, declared spec. One instance serves many episodes.
+
+    A factory `fn(index, seed, **options) -> Environment`, named by `--env.factory=package.module:fn`, builds one;
+    `index` tells the environments of a run apart and `seed` is different for each.
+    """
+
+    spec: EnvironmentSpec
+
+    def reset(self, seed: Optional[int] = None) -> Tuple[Observation, Dict[str, Any]]:
+        """Begins an episode.
+
+        Args:
+          seed: of this episode; None lets the environment go on with its own stream.
+        Returns:
+          observation, info.
+        """
+        ...
+
+    def step(self, action: Action) -> Tuple[Observation, float, bool, bool, Dict[str, Any]]:
+        """Applies one action; never modifies it.
+
+        Returns:
+          observation after the action (also the last one of an episode), reward, terminated (the task
+          itself ended), truncated (a limit outside the task cut it), info.
+        Raises:
+          EnvironmentFailure: the simulator broke.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases everything; harmless if called twice."""
+        ...
