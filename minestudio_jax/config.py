@@ -1,0 +1,393 @@
+"""Every setting of a run: typed, frozen, with units, bounds and cross-field checks.
+
+The settings are plain absl flags `--<section>.<key>=value`, one per field below, so they can be given on
+the command line or in any flag file; the later one wins. Nothing here imports JAX or Ray: a wrong setting is
+refused in a fraction of a second, before any process starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from absl import flags
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names it, its value and the remedy."""
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field with what its flag and its validation need; bounds are inclusive."""
+    metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    dir: str = _setting(
+        "",
+        "Run directory. Empty: runs/<name of the flag file>. A directory that holds a run is continued.",
+    )
+    restart: bool = _setting(
+        False, "Start over: the old run directory is moved aside (never deleted) and a new run begins."
+    )
+    seed: int = _setting(0, "Root seed; every random stream of the run derives from it.", lower=0)
+    time_limit_s: float = _setting(
+        0.0, "Stop, with a checkpoint, after this many seconds of this process; 0: no limit.", lower=0
+    )
+    ray_address: str = _setting(
+        "", "Ray cluster to join ('auto' or host:port). Empty: start a private one on this machine."
+    )
+    start_deadline_s: float = _setting(
+        180.0, "Seconds that Ray and the rollout workers may take to start.", lower=1
+    )
+    stall_deadline_s: float = _setting(
+        600.0, "Seconds without a batch of experience after which the run fails with a diagnosis.", lower=1
+    )
+    stop_deadline_s: float = _setting(20.0, "Seconds that the orderly stop may take.", lower=1)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    factory: str = _setting(
+        "",
+        "Your own environment, package.module:function, called as fn(index=, seed=, **env.options). "
+        "Empty: the embedded voxel world.",
+    )
+    options: dict[str, Any] = _setting(
+        {}, "JSON object: keyword arguments of env.factory, or overrides of the embedded world's settings."
+    )
+    task: str = _setting("chop_tree", "Task of the embedded world; a label in the data otherwise.")
+    preset: str = _setting("toy", "Constants of the embedded world.", choices=("toy", "vanilla"))
+    action_set: str = _setting(
+        "discrete",
+        "Actions of the embedded world: the task's own small set, or VPT's buttons and camera.",
+        choices=("discrete", "vpt"),
+    )
+    height: int = _setting(64, "Image height of the embedded world, pixels.", lower=8, upper=1024)
+    width: int = _setting(64, "Image width of the embedded world, pixels.", lower=8, upper=1024)
+    python: str = _setting(
+        "", "Interpreter that runs env.factory, each environment in a process of its own. Empty: this one."
+    )
+    start_deadline_s: float = _setting(300.0, "Seconds an environment process may take to start.", lower=0.1)
+    reset_deadline_s: float = _setting(240.0, "Seconds a reset may take.", lower=0.1)
+    step_deadline_s: float = _setting(60.0, "Seconds a step may take.", lower=0.1)
+    max_failures_per_hour: int = _setting(
+        60, "Environment failures per hour and worker after which the run stops with the log.", lower=0
+    )
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    factory: str = _setting(
+        "",
+        "Your own policy, package.module:function, called as fn(spec, **policy.options) -> Policy. "
+        "Empty: the IMPALA network.",
+    )
+    options: dict[str, Any] = _setting({}, "JSON object: keyword arguments of policy.factory.")
+    channels: tuple[int, ...] = _setting(
+        (16, 32, 32), "Channels of the IMPALA stacks; each halves the image.", lower=1
+    )
+    hidden_size: int = _setting(256, "Width of the image embedding and of the GRU's memory.", lower=1)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    num_rollout_workers: int = _setting(1, "Rollout worker actors.", lower=1)
+    num_envs: int = _setting(16, "Environments per worker.", lower=1)
+    batch_size: int = _setting(
+        16, "Most environments served by one policy inference; never waited for.", lower=1
+    )
+    fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
+    num_cpus_per_worker: float = _setting(
+        1.0, "Ray CPUs reserved per worker. Environment processes come on top.", lower=0
+    )
+    to_send_queue_size: int = _setting(
+        8, "Fragments a worker may have under way to the replay buffer before it pauses.", lower=1
+    )
+    max_worker_restarts: int = _setting(
+        20, "Rollout worker deaths over the whole run that are healed before the run fails.", lower=0
+    )
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    max_chunks: int = _setting(64, "Capacity, chunks of replay.fragments_per_chunk fragments.", lower=1)
+    fragments_per_chunk: int = _setting(
+        1, "Consecutive fragments of one environment that are sampled together.", lower=1
+    )
+    max_staleness: int = _setting(
+        4, "A chunk is trained on only while its oldest policy version is at most this far behind.", lower=0
+    )
+    max_reuse: int = _setting(1, "Iterations that one chunk may be used in.", lower=1)
+    sampling: str = _setting(
+        "fifo", "Which eligible chunks an iteration gets: the oldest, or random ones.", choices=("fifo", "uniform")
+    )
+    when_full: str = _setting(
+        "wait",
+        "At capacity: workers pause until there is room, or the oldest chunk is dropped.",
+        choices=("wait", "drop_oldest"),
+    )
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    num_iterations: int = _setting(4000, "Iterations of the whole run.", lower=1)
+    learning_rate: float = _setting(3e-4, "Peak learning rate of AdamW.", lower=0)
+    anneal_lr_linearly: bool = _setting(False, "Learning rate falls linearly to 0 at num_iterations.")
+    weight_decay: float = _setting(0.0, "Decoupled weight decay; not on biases and norms.", lower=0)
+    adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=0)
+    max_grad_norm: float = _setting(5.0, "Gradients are scaled down to this global L2 norm.", lower=0)
+    batch_size_per_device: int = _setting(4, "Fragments per batch on each accelerator.", lower=1)
+    batches_per_iteration: int = _setting(8, "Batches fetched for one iteration.", lower=1)
+    gradient_accumulation: int = _setting(1, "Batches per optimiser step.", lower=1)
+    epochs_per_iteration: int = _setting(1, "Passes over an iteration's fragments.", lower=1)
+    context_length: int = _setting(64, "Steps that gradients flow back through memory.", lower=1)
+    discount: float = _setting(0.999, "gamma, per environment step.", lower=0, upper=1)
+    gae_lambda: float = _setting(0.95, "lambda of generalised advantage estimation.", lower=0, upper=1)
+    normalize_advantage_full_batch: bool = _setting(
+        True, "Advantages of the whole iteration (all devices) are scaled to mean 0, deviation 1."
+    )
+    ppo_clip: float = _setting(0.2, "epsilon of the clipped surrogate, and of value clipping.", lower=0)
+    log_ratio_range: float = _setting(
+        50.0, "Log-ratios are clamped to +- this many nats before the exponential.", lower=0, upper=80
+    )
+    ppo_policy_coef: float = _setting(1.0, "Weight of the policy loss.", lower=0)
+    ppo_vf_coef: float = _setting(0.5, "Weight of the value loss.", lower=0)
+    entropy_bonus_coef: float = _setting(0.0, "Weight of the entropy bonus.", lower=0)
+    clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
+    use_normalized_vf: bool = _setting(
+        True, "The value head predicts returns normalised by running statistics (output-preserving)."
+    )
+    zero_initial_vf: bool = _setting(True, "The value head of a new run starts at 0 (statistics untouched).")
+    vf_warmup: int = _setting(
+        0, "First iterations that train only the value head's loss and publish no new policy.", lower=0
+    )
+    save_interval: int = _setting(20, "Iterations between checkpoints; one more is written at the end.", lower=1)
+    keep_interval: int = _setting(
+        200, "Checkpoints of iterations divisible by this are kept for ever.", lower=1
+    )
+    keep_last: int = _setting(3, "Newest checkpoints kept besides.", lower=1)
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    board: str = _setting(
+        "auto",
+        "Live board on the screen, or one heartbeat line at a time; auto: a board on a terminal.",
+        choices=("auto", "live", "lines"),
+    )
+    heartbeat_s: float = _setting(5.0, "Seconds between heartbeat lines.", lower=0.1)
+    level: str = _setting("info", "Lowest level written to logs/run.log.", choices=("debug", "info", "warning"))
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Section -> key -> value; what config.json holds."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, dict[str, Any]]) -> Config:
+        """Inverse of `to_dict`; an unknown section or key is a ConfigError naming the nearest one."""
+        sections = {f.name: f for f in dataclasses.fields(cls)}
+        for section in values:
+            if section not in sections:
+                raise ConfigError(f"unknown section {section!r}{_nearest(section, list(sections))}")
+        built = {}
+        for name, section_type in _section_types().items():
+            known = {f.name: f for f in dataclasses.fields(section_type)}
+            given = dict(values.get(name, {}))
+            for key, value in given.items():
+                if key not in known:
+                    raise ConfigError(f"unknown setting {name}.{key}{_nearest(key, list(known))}")
+                if isinstance(value, list):
+                    given[key] = tuple(value)
+            built[name] = section_type(**given)
+        return cls(**built)
+
+
+def _section_types() -> dict[str, type]:
+    return {f.name: f.default_factory for f in dataclasses.fields(Config)}  # type: ignore[misc]
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def fragments_per_iteration(config: Config, num_devices: int) -> int:
+    """Fragments that one iteration trains on: batch size times devices times batches."""
+    return config.trainer.batch_size_per_device * num_devices * config.trainer.batches_per_iteration
+
+
+def validate(config: Config) -> None:
+    """Checks bounds, choices and the settings against each other.
+
+    Raises:
+      ConfigError: with one sentence for every fault found, each naming setting, value and remedy.
+    """
+    faults: list[str] = []
+    for section, section_type in _section_types().items():
+        for f in dataclasses.fields(section_type):
+            value = getattr(getattr(config, section), f.name)
+            faults.extend(_field_faults(f"{section}.{f.name}", value, f.metadata))
+    env, rollout, replay, trainer = config.env, config.rollout, config.replay, config.trainer
+    if rollout.fragment_length % trainer.context_length:
+        faults.append(
+            f"rollout.fragment_length={rollout.fragment_length} is not a multiple of "
+            f"trainer.context_length={trainer.context_length}: make the one divide the other"
+        )
+    if rollout.batch_size > rollout.num_envs:
+        faults.append(
+            f"rollout.batch_size={rollout.batch_size} is more than rollout.num_envs={rollout.num_envs}: "
+            "a worker never has that many observations; lower it"
+        )
+    if trainer.batches_per_iteration % trainer.gradient_accumulation:
+        faults.append(
+            f"trainer.batches_per_iteration={trainer.batches_per_iteration} is not a multiple of "
+            f"trainer.gradient_accumulation={trainer.gradient_accumulation}: the rest would never be applied"
+        )
+    per_device = trainer.batch_size_per_device * trainer.batches_per_iteration
+    if per_device % replay.fragments_per_chunk:
+        faults.append(
+            f"an iteration's {per_device} fragments (trainer.batch_size_per_device x batches_per_iteration) do "
+            f"not divide into chunks of replay.fragments_per_chunk={replay.fragments_per_chunk}: change either"
+        )
+    if per_device > replay.max_chunks * replay.fragments_per_chunk:
+        faults.append(
+            f"replay.max_chunks={replay.max_chunks} chunks of {replay.fragments_per_chunk} cannot hold one "
+            f"iteration's {per_device} fragments: raise it to at least {-(-per_device // replay.fragments_per_chunk)}"
+        )
+    for setting, path in (("env.factory", env.factory), ("policy.factory", config.policy.factory)):
+        if path and path.count(":") != 1:
+            faults.append(f"{setting}={path!r} is not of the form package.module:function")
+    if config.policy.options and not config.policy.factory:
+        faults.append(
+            f"policy.options={config.policy.options} has no effect without policy.factory: "
+            "remove it or name a factory"
+        )
+    if env.python and not env.factory:
+        faults.append(f"env.python={env.python!r} has no effect on the embedded world: remove it or set env.factory")
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _field_faults(name: str, value: Any, metadata: Any) -> list[str]:
+    faults = []
+    if metadata["choices"] and value not in metadata["choices"]:
+        faults.append(f"{name}={value!r} is not one of {', '.join(metadata['choices'])}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if metadata["lower"] is not None and not number >= metadata["lower"]:
+            faults.append(f"{name}={value} is below its least value {metadata['lower']}")
+        if metadata["upper"] is not None and not number <= metadata["upper"]:
+            faults.append(f"{name}={value} is above its greatest value {metadata['upper']}")
+    if isinstance(value, tuple) and not value:
+        faults.append(f"{name} is empty: give at least one number, such as 16,32,32")
+    return faults
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one absl flag per setting, named `--<section>.<key>`."""
+    for section, section_type in _section_types().items():
+        types = get_type_hints(section_type)
+        defaults = section_type()
+        for f in dataclasses.fields(section_type):
+            name, default = f"{section}.{f.name}", getattr(defaults, f.name)
+            define = _FLAG_OF_TYPE[types[f.name]]
+            define(name, default, f.metadata["help"], flag_values)
+
+
+def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The settings as parsed; not yet validated."""
+    sections = {}
+    for section, section_type in _section_types().items():
+        sections[section] = section_type(
+            **{f.name: flag_values[f"{section}.{f.name}"].value for f in dataclasses.fields(section_type)}
+        )
+    return Config(**sections)
+
+
+class _JsonObjectParser(flags.ArgumentParser[dict[str, Any]]):
+    """Parses a JSON object."""
+
+    syntactic_help = "a JSON object"
+
+    def parse(self, argument: Any) -> dict[str, Any]:
+        if isinstance(argument, dict):
+            return argument
+        try:
+            value = json.loads(argument)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON ({error}); give an object such as '{{\"name\": 1}}'") from None
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object; give one such as '{\"name\": 1}'")
+        return value
+
+
+class _IntegersParser(flags.ArgumentParser[tuple[int, ...]]):
+    """Parses integers separated by commas."""
+
+    syntactic_help = "integers separated by commas"
+
+    def parse(self, argument: Any) -> tuple[int, ...]:
+        if isinstance(argument, tuple):
+            return argument
+        try:
+            return tuple(int(part) for part in argument.split(",") if part.strip())
+        except ValueError:
+            raise ValueError("not integers separated by commas, such as 16,32,32") from None
+
+
+class _JsonSerializer(flags.ArgumentSerializer[Any]):
+    def serialize(self, value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+
+class _IntegersSerializer(flags.ArgumentSerializer[Any]):
+    def serialize(self, value: Any) -> str:
+        return ",".join(str(v) for v in value)
+
+
+def _define_with(parser: Any, serializer: Any) -> Callable[..., Any]:
+    return lambda name, default, help, fv: flags.DEFINE(parser, name, default, help, fv, serializer)
+
+
+_FLAG_OF_TYPE: dict[Any, Callable[..., Any]] = {
+    str: lambda name, default, help, fv: flags.DEFINE_string(name, default, help, fv),
+    bool: lambda name, default, help, fv: flags.DEFINE_bool(name, default, help, fv),
+    int: lambda name, default, help, fv: flags.DEFINE_integer(name, default, help, flag_values=fv),
+    float: lambda name, default, help, fv: flags.DEFINE_float(name, default, help, flag_values=fv),
+    dict[str, Any]: _define_with(_JsonObjectParser(), _JsonSerializer()),
+    tuple[int, ...]: _define_with(_IntegersParser(), _IntegersSerializer()),
+}
+
+
+def default_run_dir(argv: Sequence[str]) -> str:
+    """`runs/<name of the last flag file on the command line>`, or `runs/train` without one."""
+    names = [arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("flagfile=")]
+    names += [b for a, b in zip(argv, argv[1:], strict=False) if a.lstrip("-") == "flagfile"]
+    return str(Path("runs") / (Path(names[-1]).stem if names else "train"))

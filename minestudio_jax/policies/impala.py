@@ -1,0 +1,215 @@
+"""A small recurrent image policy: IMPALA's residual CNN, a GRU, and categorical heads.
+
+Reference: Espeholt et al. 2018 (arXiv:1802.01561), figure 3 right, with a GRU (Cho et al. 2014) for the LSTM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies import heads
+from minestudio_jax.policies.convolution import convolve_3x3
+from minestudio_jax.policies.policy import Params, Policy, PolicyOutput, PolicyState
+
+
+class Convolution(nnx.Module):
+    """3x3 convolution with bias, [N, H, W, I] -> [N, H, W, O]."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs) -> None:
+        initial = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+        self.kernel = nnx.Param(initial(rngs.params(), (3, 3, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return convolve_3x3(x, self.kernel[...]) + self.bias[...]
+
+
+class ResidualBlock(nnx.Module):
+    """x + conv(relu(conv(relu(x)))), channels kept."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs) -> None:
+        self.first = Convolution(channels, channels, rngs)
+        self.second = Convolution(channels, channels, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.second(nnx.relu(self.first(nnx.relu(x))))
+
+
+class ImpalaStack(nnx.Module):
+    """Convolution, 3x3 max-pooling with stride 2, two residual blocks: [N, H, W, I] -> [N, H/2, W/2, O]."""
+
+    def __init__(self, inputs: int, channels: int, rngs: nnx.Rngs) -> None:
+        self.convolution = Convolution(inputs, channels, rngs)
+        self.block_0 = ResidualBlock(channels, rngs)
+        self.block_1 = ResidualBlock(channels, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nnx.max_pool(self.convolution(x), (3, 3), (2, 2), "SAME")
+        return self.block_1(self.block_0(x))
+
+
+class ResettingGRU(nnx.Module):
+    """A GRU over time whose memory is emptied where `first` says so."""
+
+    def __init__(self, inputs: int, size: int, rngs: nnx.Rngs) -> None:
+        orthogonal = nnx.initializers.orthogonal()
+        self.input = nnx.Linear(inputs, 3 * size, kernel_init=orthogonal, rngs=rngs)
+        self.recurrent = nnx.Linear(size, 3 * size, kernel_init=orthogonal, rngs=rngs)
+
+    def __call__(self, x: jax.Array, first: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Runs T steps.
+
+        Args:
+          x: float32 [B, T, I].
+          first: bool [B, T].
+          memory: float32 [B, S], before step 0.
+        Returns:
+          Outputs [B, T, S] and the memory [B, S] after step T-1.
+        """
+        kernel, bias = self.recurrent.kernel[...], self.recurrent.bias[...]
+
+        def step(h: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            projected_t, first_t = inputs
+            h = jnp.where(first_t[:, None], 0.0, h)
+            reset_x, update_x, candidate_x = jnp.split(projected_t, 3, axis=-1)
+            reset_h, update_h, candidate_h = jnp.split(h @ kernel + bias, 3, axis=-1)
+            update = nnx.sigmoid(update_x + update_h)
+            candidate = jnp.tanh(candidate_x + nnx.sigmoid(reset_x + reset_h) * candidate_h)
+            h = update * h + (1 - update) * candidate
+            return h, h
+
+        # The input's share of every gate is one large product outside of the loop.
+        time_major = (jnp.swapaxes(self.input(x), 0, 1), jnp.swapaxes(first, 0, 1))
+        memory, outputs = lax.scan(step, memory, time_major)
+        return jnp.swapaxes(outputs, 0, 1), memory
+
+
+class ImpalaNetwork(nnx.Module):
+    """Image -> logits and normalised value."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        action_spec: dict[str, int],
+        channels: Sequence[int],
+        hidden_size: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, depth = image_shape
+        self.num_stacks = len(channels)
+        for i, outputs in enumerate(channels):
+            setattr(self, f"stack_{i}", ImpalaStack(depth, outputs, rngs))
+            height, width, depth = -(-height // 2), -(-width // 2), outputs
+        self.embedding = nnx.Linear(height * width * depth, hidden_size, rngs=rngs)
+        self.memory = ResettingGRU(hidden_size, hidden_size, rngs)
+        # Small first logits: the policy starts near uniform whatever the image.
+        small = nnx.initializers.orthogonal(0.01)
+        self.action_heads = nnx.Dict(
+            {
+                name: nnx.Linear(hidden_size, choices, kernel_init=small, rngs=rngs)
+                for name, choices in sorted(action_spec.items())
+            }
+        )
+        self.value_head = nnx.Linear(
+            hidden_size, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs
+        )
+
+    def __call__(
+        self, image: jax.Array, first: jax.Array, memory: jax.Array
+    ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+        """uint8 [B, T, H, W, C], bool [B, T], float32 [B, S] -> log-probabilities, value [B, T], memory."""
+        batch, steps = first.shape
+        x = image.reshape((batch * steps, *image.shape[2:])).astype(jnp.float32) / 255
+        for i in range(self.num_stacks):
+            x = getattr(self, f"stack_{i}")(x)
+        x = nnx.relu(self.embedding(nnx.relu(x).reshape(batch * steps, -1)))
+        x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
+        logits = {name: nnx.log_softmax(head(x)) for name, head in self.action_heads.items()}
+        return logits, self.value_head(x)[..., 0], memory
+
+
+class ImpalaPolicy(Policy):
+    """IMPALA CNN + GRU with a normalised value head.
+
+    Parameters are `{"network": nested dict of arrays, "value_statistics": heads.ValueStatistics}`; memory is
+    float32 [B, hidden_size].
+
+    Args:
+      spec: of the environment; must have an "image" of uint8 [H, W, C].
+      channels: output channels of each stack.
+      hidden_size: width of embedding and memory.
+      use_normalized_vf: whether the value head predicts returns normalised by running statistics.
+    Raises:
+      ValueError: the environment gives no image.
+    """
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        channels: Sequence[int] = (16, 32, 32),
+        hidden_size: int = 256,
+        use_normalized_vf: bool = True,
+    ) -> None:
+        image = spec.observation.get("image")
+        if image is None or image.dtype != "uint8" or len(image.shape) != 3:
+            raise ValueError(
+                f"the IMPALA policy needs an observation 'image' of uint8 [H, W, C], the environment gives "
+                f"{dict(spec.observation)}: name a policy of your own with policy.factory"
+            )
+        self._hidden_size = hidden_size
+        self._use_normalized_vf = use_normalized_vf
+
+        def build(rngs: nnx.Rngs) -> ImpalaNetwork:
+            return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, rngs)
+
+        self._build = build
+        self._graph, self._abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+    def init(self, key: jax.Array) -> Params:
+        network = nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(params=key)))[1])
+        return {"network": network, "value_statistics": heads.initial_value_statistics()}
+
+    def initial_state(self, batch: int) -> PolicyState:
+        return jnp.zeros((batch, self._hidden_size), jnp.float32)
+
+    def apply(
+        self, params: Params, obs: dict[str, jax.Array], first: jax.Array, state: PolicyState
+    ) -> tuple[PolicyOutput, PolicyState]:
+        variables = jax.tree.map(lambda leaf: leaf, self._abstract)  # a copy: merging must not fill the original
+        nnx.replace_by_pure_dict(variables, params["network"])
+        logits, value, state = nnx.merge(self._graph, variables)(obs["image"], first, state)
+        mean, scale = heads.value_moments(lax.stop_gradient(params["value_statistics"]))
+        return PolicyOutput(logits, value * scale + mean), state
+
+    def only_value_head(self, update: Params) -> Params:
+        zeros = jax.tree.map(jnp.zeros_like, update)
+        return self._with_value_head(zeros, *self._value_head(update))
+
+    def zero_value_head(self, params: Params) -> Params:
+        return self._with_value_head(params, *jax.tree.map(jnp.zeros_like, self._value_head(params)))
+
+    def value_scale(self, params: Params) -> jax.Array:
+        return heads.value_moments(params["value_statistics"])[1]
+
+    def update_value_statistics(self, params: Params, target: jax.Array, weight: jax.Array) -> Params:
+        if not self._use_normalized_vf:
+            return params
+        old = params["value_statistics"]
+        new = heads.updated_value_statistics(old, target, weight)
+        kernel, bias = heads.rescaled_value_head(*self._value_head(params), old, new)
+        return {**self._with_value_head(params, kernel, bias), "value_statistics": new}
+
+    def _value_head(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        head = params["network"]["value_head"]
+        return head["kernel"], head["bias"]
+
+    def _with_value_head(self, params: Params, kernel: jax.Array, bias: jax.Array) -> dict[str, Any]:
+        network = {**params["network"], "value_head": {"kernel": kernel, "bias": bias}}
+        return {**params, "network": network}

@@ -1,0 +1,1 @@
+"""The experience side: environments, rollout workers, fragments and the replay buffer."""

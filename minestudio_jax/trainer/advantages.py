@@ -1,0 +1,112 @@
+"""Generalised advantage estimation over fragments."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def generalized_advantage_estimation(
+    reward: jax.Array,
+    value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    truncation_value: jax.Array,
+    discount: float,
+    gae_lambda: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages and value targets of N independent fragments of T steps.
+
+        delta_t = r_t + gamma V'_{t+1} - V_t
+        A_t     = delta_t + gamma lambda (1 - end_t) A_{t+1},   A_T = 0
+
+    where end_t = terminated_t or truncated_t, and V'_{t+1} is 0 after a termination, the value of the episode's
+    last observation after a truncation, and V_{t+1} otherwise. A step that is both is a termination.
+
+    Args:
+      reward: [N, T] float32, of action t.
+      value: [N, T+1] float32, of observation t; column T is the observation after the last action.
+      terminated: [N, T] bool, the task ended after action t.
+      truncated: [N, T] bool, a limit outside the task cut the episode after action t.
+      truncation_value: [N, T] float32, value of the last observation of an episode where truncated.
+      discount: gamma.
+      gae_lambda: lambda.
+    Returns:
+      advantage [N, T] and value_target = advantage + value[:, :T], float32.
+
+    References:
+      Schulman et al. 2016, arXiv:1506.02438; for time limits Pardo et al. 2018, arXiv:1712.00378.
+    """
+    continues = jnp.zeros(reward.shape[0], bool)
+    return joined_generalized_advantage_estimation(
+        reward, value, terminated, truncated, truncation_value, continues, discount, gae_lambda
+    )
+
+
+def joined_generalized_advantage_estimation(
+    reward: jax.Array,
+    value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    truncation_value: jax.Array,
+    continues: jax.Array,
+    discount: float,
+    gae_lambda: float,
+) -> tuple[jax.Array, jax.Array]:
+    """As `generalized_advantage_estimation`, with some rows the continuation of the row before.
+
+    Inside a row the recursion is a scan over T, for all rows at once. It is linear in what comes in from the
+    right, so joining takes one more, scalar scan over the rows: A_t = A_t^local + decay_t A_0^{next row}, with
+    decay_t the product of gamma lambda (1 - end) from t to T-1.
+
+    Args:
+      continues: [N] bool, row n+1 begins with the step after row n's last. The last entry is ignored.
+      (others): as there.
+    """
+    chex.assert_rank([reward, value, terminated, truncated, truncation_value, continues], [2] * 5 + [1])
+    chex.assert_equal_shape([reward, terminated, truncated, truncation_value, value[:, 1:]])
+    chex.assert_equal_shape_prefix([reward, continues], 1)
+    next_value = jnp.where(terminated, 0.0, jnp.where(truncated, truncation_value, value[:, 1:]))
+    delta = reward + discount * next_value - value[:, :-1]
+    decay = discount * gae_lambda * (1.0 - (terminated | truncated))
+
+    def step(
+        carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+        advantage, product = carry
+        delta_t, decay_t = inputs
+        advantage, product = delta_t + decay_t * advantage, decay_t * product
+        return (advantage, product), (advantage, product)
+
+    rows = reward.shape[0]
+    carry = (jnp.zeros(rows, delta.dtype), jnp.ones(rows, delta.dtype))
+    _, (local, product) = lax.scan(step, carry, (delta.T, decay.T), reverse=True)
+    local, product = local.T, product.T
+
+    def join(incoming: jax.Array, row: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        local_0, product_0, continues_n = row
+        incoming = jnp.where(continues_n, incoming, 0.0)
+        return local_0 + product_0 * incoming, incoming
+
+    continues = continues.at[-1].set(False)
+    columns = (local[:, 0], product[:, 0], continues)
+    _, incoming = lax.scan(join, jnp.zeros((), delta.dtype), columns, reverse=True)
+    advantage = local + product * incoming[:, None]
+    return advantage, advantage + value[:, :-1]
+
+
+def normalized(advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """Scales to mean 0 and population deviation 1 over the entries of weight 1.
+
+    Args:
+      advantage: [N, T] float32.
+      mask: [N, T] float32, 1 for genuine steps, 0 for padding; padding stays 0.
+    """
+    count = jnp.maximum(mask.sum(), 1.0)
+    mean = jnp.sum(mask * advantage) / count
+    centred = mask * (advantage - mean)
+    # Two passes: E[x^2] - E[x]^2 can come out negative in float32.
+    deviation = jnp.sqrt(jnp.sum(jnp.square(centred)) / count)
+    return centred / (deviation + 1e-8)
