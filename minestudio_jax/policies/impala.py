@@ -23,7 +23,7 @@ class Convolution(nnx.Module):
     """3x3 convolution with bias, [N, H, W, I] -> [N, H, W, O]."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs) -> None:
-        initial = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+        initial = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         self.kernel = nnx.Param(initial(rngs.params(), (3, 3, inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
 
@@ -59,9 +59,8 @@ class ResettingGRU(nnx.Module):
     """A GRU over time whose memory is emptied where `first` says so."""
 
     def __init__(self, inputs: int, size: int, rngs: nnx.Rngs) -> None:
-        orthogonal = nnx.initializers.orthogonal()
-        self.input = nnx.Linear(inputs, 3 * size, kernel_init=orthogonal, rngs=rngs)
-        self.recurrent = nnx.Linear(size, 3 * size, kernel_init=orthogonal, rngs=rngs)
+        self.input = nnx.Linear(inputs, 3 * size, rngs=rngs)
+        self.recurrent = nnx.Linear(size, 3 * size, rngs=rngs)
 
     def __call__(self, x: jax.Array, first: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Runs T steps.
@@ -110,16 +109,14 @@ class ImpalaNetwork(nnx.Module):
         self.embedding = nnx.Linear(height * width * depth, hidden_size, rngs=rngs)
         self.memory = ResettingGRU(hidden_size, hidden_size, rngs)
         # Small first logits: the policy starts near uniform whatever the image.
-        small = nnx.initializers.orthogonal(0.01)
+        small = nnx.initializers.variance_scaling(1e-4, "fan_in", "normal")
         self.action_heads = nnx.Dict(
             {
                 name: nnx.Linear(hidden_size, choices, kernel_init=small, rngs=rngs)
                 for name, choices in sorted(action_spec.items())
             }
         )
-        self.value_head = nnx.Linear(
-            hidden_size, 1, kernel_init=nnx.initializers.orthogonal(1.0), rngs=rngs
-        )
+        self.value_head = nnx.Linear(hidden_size, 1, rngs=rngs)
 
     def __call__(
         self, image: jax.Array, first: jax.Array, memory: jax.Array

@@ -1,0 +1,103 @@
+"""FragmentBatch: the fragments of one iteration as arrays for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.policy import Policy
+from minestudio_jax.rollout.fragment import SampleFragment
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FragmentBatch:
+    """N fragments of T steps, runs of one environment's consecutive fragments next to each other.
+
+    Fields as in SampleFragment with a leading axis N, and:
+      mask: float32 [N, T], 1 for genuine steps, 0 for padding behind a failure.
+      continues: bool [N], fragment n+1 begins with the step after fragment n's last.
+      fresh: bool [N], every action was chosen by the very parameters that this batch will train.
+    """
+
+    obs: dict[str, Any]
+    action: dict[str, Any]
+    reward: Any
+    terminated: Any
+    truncated: Any
+    truncation_value: Any
+    first: Any
+    behaviour_logp: Any
+    behaviour_value: Any
+    policy_state: Any
+    mask: Any
+    continues: Any
+    fresh: Any
+
+
+def stack_fragments(fragments: Sequence[SampleFragment], version: int) -> FragmentBatch:
+    """Orders fragments into runs and stacks them; NumPy arrays.
+
+    A fragment cut by a failure ends in a truncation whose value is that of its last genuine observation: the
+    recursion of the advantages bootstraps there and sees nothing of the padding.
+
+    Args:
+      fragments: N of them, all of the same T and spec.
+      version: policy version of the parameters that will be trained.
+    """
+    fragments = sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
+    length = fragments[0].length
+    metadata = [f.metadata for f in fragments]
+    continues = [a.continued_by(b, length) for a, b in zip(metadata, metadata[1:], strict=False)] + [False]
+    valid = np.array([m.valid_steps for m in metadata])
+
+    def stack(*leaves: np.ndarray) -> np.ndarray:
+        return np.stack(leaves)
+
+    columns = {
+        name: jax.tree.map(stack, *[getattr(f, name) for f in fragments])
+        for name in (
+            "obs", "action", "reward", "terminated", "truncated", "truncation_value", "first",
+            "behaviour_logp", "behaviour_value", "policy_state",
+        )
+    }  # fmt: skip
+    for n in np.flatnonzero(valid < length):
+        last = valid[n] - 1
+        if not (columns["terminated"][n, last] or columns["truncated"][n, last]):
+            columns["truncated"][n, last] = True
+            columns["truncation_value"][n, last] = columns["behaviour_value"][n, last + 1]
+    return FragmentBatch(
+        **columns,
+        mask=(np.arange(length) < valid[:, None]).astype(np.float32),
+        continues=np.array(continues),
+        fresh=np.array([m.version_first == m.version_last == version for m in metadata]),
+    )
+
+
+def abstract_batch(policy: Policy, spec: EnvironmentSpec, num_fragments: int, length: int) -> FragmentBatch:
+    """Shapes and dtypes of a batch, to compile the update before the first one arrives."""
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_fragments, *shape), dtype)
+
+    state = jax.eval_shape(lambda: policy.initial_state(1))
+    return FragmentBatch(
+        obs={k: array(np.dtype(s.dtype), length + 1, *s.shape) for k, s in spec.observation.items()},
+        action={k: array(np.int32, length, 1) for k in spec.action},
+        reward=array(np.float32, length),
+        terminated=array(np.bool_, length),
+        truncated=array(np.bool_, length),
+        truncation_value=array(np.float32, length),
+        first=array(np.bool_, length + 1),
+        behaviour_logp=array(np.float32, length),
+        behaviour_value=array(np.float32, length + 1),
+        policy_state=jax.tree.map(lambda s: array(s.dtype, *s.shape[1:]), state),
+        mask=array(np.float32, length),
+        continues=array(np.bool_),
+        fresh=array(np.bool_),
+    )

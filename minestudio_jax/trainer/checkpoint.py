@@ -1,0 +1,95 @@
+"""Checkpoints of a run through Orbax: train state and counters, atomic, with retention."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from minestudio_jax.config import TrainerConfig
+from minestudio_jax.trainer.state import Counters, TrainState
+
+
+class Checkpointer:
+    """Saves and restores (TrainState, Counters), one step per finished iteration count.
+
+    A save is complete or invisible: Orbax writes under another name and renames.
+
+    Args:
+      directory: of all checkpoints of the run.
+      config: save_interval, keep_interval, keep_last.
+    """
+
+    def __init__(self, directory: Path, config: TrainerConfig) -> None:
+        self._interval = config.save_interval
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep_last, keep_period=config.keep_interval, create=True
+            ),
+        )
+
+    def due(self, iteration: int) -> bool:
+        """Whether the interval asks for a checkpoint after this many finished iterations."""
+        return iteration % self._interval == 0
+
+    def save(self, state: TrainState, counters: Counters) -> None:
+        """Writes a checkpoint; the arrays are copied before this returns, the writing goes on behind it."""
+        if counters.iteration == self._manager.latest_step():
+            return
+        # A host copy: the state's buffers are donated to the next update while Orbax still writes.
+        self._manager.save(
+            counters.iteration,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_as_dict(jax.device_get(state))),
+                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+            ),
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
+        """The newest complete checkpoint, or None if there is none.
+
+        Args:
+          abstract: jax.ShapeDtypeStructs with shardings; where the arrays are to lie.
+        Raises:
+          ValueError: it does not fit the settings.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(_as_dict(abstract)), counters=ocp.args.JsonRestore()
+                ),
+            )
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
+                "policy or optimiser settings; use the settings in the run's config.json, or give "
+                f"--run.restart=true to start over ({str(error).splitlines()[0][:200]})"
+            ) from error
+        return _from_dict(restored["state"], abstract), Counters(**restored["counters"])
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """Leaves by their path: Orbax stores plain dictionaries best, and the names survive a change of containers."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _from_dict(leaves: dict[str, Any], like: TrainState) -> TrainState:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: leaves[jax.tree_util.keystr(path, simple=True, separator=".")], like
+    )

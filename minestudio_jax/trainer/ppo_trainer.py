@@ -1,0 +1,145 @@
+"""PPOTrainer: one iteration after the other, fetch, update, publish, checkpoint, log."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from minestudio_jax.config import TrainerConfig, fragments_per_iteration
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.policy import Policy
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.batch import abstract_batch
+from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, LoadedBatch
+from minestudio_jax.trainer.publisher import ParamPublisher
+from minestudio_jax.trainer.state import Counters, initial_state
+from minestudio_jax.trainer.update import make_update
+from minestudio_jax.utils.timing import Stopwatch
+
+
+class PPOTrainer:
+    """The learner: owns the train state, its checkpoints and the published versions.
+
+    Args:
+      config: the whole run's settings of the learner.
+      policy: being trained.
+      spec: of the environments.
+      fragment_length: T.
+      run_dir: `checkpoints/` and `versions/` are kept in it.
+      seed: of parameters and shuffling, used by a run that has no checkpoint.
+      on_published: called with (version, folder) when rollout workers may load a version.
+    Raises:
+      ValueError: the checkpoint there does not fit the settings.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        policy: Policy,
+        spec: EnvironmentSpec,
+        fragment_length: int,
+        run_dir: Path,
+        seed: int,
+        on_published: Callable[[int, Path], None],
+    ) -> None:
+        self._config = config
+        mesh = sharding.data_mesh()
+        self._batch_sharding = sharding.along_data(mesh)
+
+        initial = jax.jit(
+            lambda: initial_state(policy, config, seed), out_shardings=sharding.replicated(mesh)
+        )
+        abstract = sharding.with_sharding(jax.eval_shape(initial), sharding.replicated(mesh))
+        self._checkpointer = Checkpointer(run_dir / "checkpoints", config)
+        restored = self._checkpointer.restore(abstract)
+        self.resumed = restored is not None
+        self._state, self.counters = restored or (initial(), Counters())
+
+        self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+        self._abstract = abstract
+        self._abstract_batch = sharding.with_sharding(
+            abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
+            self._batch_sharding,
+        )
+        self._update: Any = jax.jit(make_update(policy, config, mesh.size), donate_argnums=0)
+        self._publisher = ParamPublisher(run_dir / "versions", on_published)
+        self._loader: FragmentLoader | None = None
+
+    def compile(self) -> None:
+        """Compiles the update ahead of the first batch."""
+        warm_up = jax.ShapeDtypeStruct((), np.bool_)
+        self._update = self._update.lower(self._abstract, self._abstract_batch, warm_up).compile()
+
+    def publish(self) -> None:
+        """Makes the present parameters the next policy version."""
+        version = self.counters.policy_version + 1
+        self._publisher.publish(version, self._state.params)
+        self.counters = dataclasses.replace(self.counters, policy_version=version)
+
+    def open(self, source: FragmentSource) -> None:
+        """Begins to take fragments from `source`, one iteration ahead."""
+        self._loader = FragmentLoader(source, self._batch_sharding, lambda: self.counters.policy_version)
+
+    def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
+        """The next iteration's data, or None if it is not there in time."""
+        assert self._loader is not None, "open() comes first"
+        return self._loader.next(timeout_s)
+
+    def iterate(self, loaded: LoadedBatch, watch: Stopwatch) -> dict[str, float]:
+        """One iteration on one batch.
+
+        Args:
+          loaded: its data.
+          watch: takes the seconds of each phase.
+        Returns:
+          metric name -> value; NaN where there is nothing to say.
+        """
+        version = self.counters.policy_version
+        warm_up = np.bool_(self.counters.iteration < self._config.vf_warmup)
+        with watch.phase("update"):
+            self._state, metrics = self._update(self._state, loaded.batch, warm_up)
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.counters = dataclasses.replace(
+            self.counters,
+            iteration=self.counters.iteration + 1,
+            trained_steps=self.counters.trained_steps + loaded.steps,
+        )
+        with watch.phase("publish"):
+            if self.counters.iteration > self._config.vf_warmup:
+                self.publish()
+        lag = [version - v for v in loaded.version_first]
+        return metrics | {
+            "lag/policy_versions_min": float(min(lag)),
+            "lag/policy_versions_mean": float(np.mean(lag)),
+            "lag/policy_versions_max": float(max(lag)),
+        }
+
+    def checkpoint(self, watch: Stopwatch, force: bool = False) -> None:
+        """Saves if the interval asks for it, or if `force`d."""
+        with watch.phase("checkpoint"):
+            if force or self._checkpointer.due(self.counters.iteration):
+                self._checkpointer.save(self._state, self.counters)
+
+    def flush_published(self, timeout_s: float) -> None:
+        """Waits until the newest version is on disk.
+
+        Raises:
+          TimeoutError: it took longer than `timeout_s`.
+        """
+        if not self._publisher.flush(timeout_s):
+            raise TimeoutError(f"policy version {self.counters.policy_version} was not written in {timeout_s} s")
+
+    def close(self) -> None:
+        """Ends the threads; everything handed over is written first."""
+        started = time.monotonic()
+        if self._loader is not None:
+            self._loader.close()
+        self._publisher.close(max(1.0, 20.0 - (time.monotonic() - started)))
+        self._checkpointer.close()

@@ -1,0 +1,80 @@
+"""TrainState: everything the jitted update reads and writes; and the run's counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from minestudio_jax.config import TrainerConfig
+from minestudio_jax.policies.policy import Params, Policy
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """
+    Attributes:
+      params: of the policy, its value statistics included.
+      optimizer: state of the optimiser.
+      key: uint32 [2], raw PRNG key for shuffling.
+    """
+
+    params: Params
+    optimizer: Any
+    key: jax.Array
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a run has done since it first began; survives every resume.
+
+    Attributes:
+      iteration: finished iterations.
+      env_steps: genuine environment steps received from the rollout workers, trained on or not.
+      trained_steps: genuine steps trained on, once per iteration they were used in.
+      policy_version: newest published version.
+      wall_time_s: seconds the run has been running, over all its processes.
+    """
+
+    iteration: int = 0
+    env_steps: int = 0
+    trained_steps: int = 0
+    policy_version: int = 0
+    wall_time_s: float = 0.0
+
+
+def make_optimizer(config: TrainerConfig) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global norm; no decay on anything with fewer than two axes."""
+    steps_per_iteration = (
+        config.epochs_per_iteration * config.batches_per_iteration // config.gradient_accumulation
+    )
+    learning_rate: float | Callable[[jax.Array], jax.Array] = config.learning_rate
+    if config.anneal_lr_linearly:
+
+        def learning_rate(step: jax.Array) -> jax.Array:
+            done = (step // steps_per_iteration) / config.num_iterations
+            return config.learning_rate * jnp.maximum(1.0 - done, 0.0)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(
+            learning_rate,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+        ),
+    )
+
+
+def initial_state(policy: Policy, config: TrainerConfig, seed: int) -> TrainState:
+    """State of a run that has done nothing; pure, to be jitted into its shardings."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    params = policy.init(init_key)
+    if config.zero_initial_vf:
+        params = policy.zero_value_head(params)
+    return TrainState(params, make_optimizer(config).init(params), jax.random.key_data(key))

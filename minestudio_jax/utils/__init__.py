@@ -1,0 +1,1 @@
+"""What several rooms share: policy versions on disk, metrics, timing, the live board."""

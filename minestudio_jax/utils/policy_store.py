@@ -1,0 +1,79 @@
+"""How a policy version lies on disk: the one Orbax reader and writer that publisher and rollout share.
+
+`<directory>/<version>/` holds an uncompressed Orbax PyTree checkpoint of the parameters. A version appears
+under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+
+def version_path(directory: Path, version: int) -> Path:
+    return directory / f"{version:08d}"
+
+
+def save_version(directory: Path, version: int, params: Any) -> Path:
+    """Writes one version; an older one of the same number is replaced.
+
+    Args:
+      directory: of all versions; made if missing.
+      version: its number.
+      params: tree of arrays; only read.
+    Returns:
+      The version's folder.
+    """
+    path = version_path(directory.absolute(), version)
+    if path.exists():
+        shutil.rmtree(path)
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(params))
+    return path
+
+
+def load_version(path: Path, abstract: Any) -> Any:
+    """Reads one version to NumPy arrays, whatever device it was written from.
+
+    Args:
+      path: the version's folder.
+      abstract: tree of jax.ShapeDtypeStruct; what the policy's `init` would give.
+    Raises:
+      ValueError: the version does not fit the policy.
+      FileNotFoundError: there is no such version.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no policy version at {path}")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
+        params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
+
+    def check(where: Any, wanted: Any, got: Any) -> None:
+        if tuple(wanted.shape) != tuple(got.shape):
+            raise ValueError(
+                f"the policy version at {path} does not fit this policy: {jax.tree_util.keystr(where)} is "
+                f"{got.shape}, expected {wanted.shape}; use the policy settings it was trained with"
+            )
+
+    jax.tree_util.tree_map_with_path(check, abstract, params)
+    return params
+
+
+def list_versions(directory: Path) -> list[int]:
+    """Complete versions, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and p.name.isdigit())
+
+
+def remove_versions(directory: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` versions."""
+    for version in list_versions(directory)[: -keep or None]:
+        shutil.rmtree(version_path(directory, version), ignore_errors=True)
