@@ -58,6 +58,11 @@ class FragmentBuilder:
         """The next observation opens a fragment, so the memory before it must be given to `observe`."""
         return not self._open or self._t == self._length
 
+    @property
+    def awaits_outcome(self) -> bool:
+        """A decision was taken in and what came of it was not."""
+        return self._pending
+
     def observe(
         self, obs: dict[str, np.ndarray], first: bool, decision: Decision, policy_state: Any
     ) -> SampleFragment | None:

@@ -1,0 +1,63 @@
+"""What finished episodes say of the policy. Runs beside the learner, never on the inference path."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode.
+
+    Attributes:
+      total_reward: undiscounted return.
+      length: steps.
+      task: label.
+      policy_version: that chose the last action.
+    """
+
+    total_reward: float
+    length: int
+    task: str
+    policy_version: int
+
+
+class EpisodeStatistics:
+    """Means over the episodes of one iteration, weighted by episode, and over a sliding window.
+
+    Args:
+      window: episodes in the sliding window.
+    """
+
+    def __init__(self, window: int = 20) -> None:
+        self._window: deque[float] = deque(maxlen=window)
+        self._since: list[Episode] = []
+        self.total = 0
+
+    def add(self, episodes: Iterable[Episode]) -> None:
+        for episode in episodes:
+            self._since.append(episode)
+            self._window.append(episode.total_reward)
+            self.total += 1
+
+    def window_mean(self) -> float:
+        """Mean return of the last episodes; NaN before the first."""
+        return float(np.mean(self._window)) if self._window else float("nan")
+
+    def drain(self) -> dict[str, float]:
+        """Metrics of the episodes since the last call; means are NaN if there were none."""
+        episodes, self._since = self._since, []
+        returns = [e.total_reward for e in episodes]
+        lengths = [e.length for e in episodes]
+        return {
+            "episode/count": float(len(episodes)),
+            "episode/return_mean": float(np.mean(returns)) if returns else float("nan"),
+            "episode/return_min": float(np.min(returns)) if returns else float("nan"),
+            "episode/return_max": float(np.max(returns)) if returns else float("nan"),
+            "episode/length_mean": float(np.mean(lengths)) if lengths else float("nan"),
+            "episode/return_mean_last_20": self.window_mean(),
+        }
