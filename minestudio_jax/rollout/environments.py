@@ -1,0 +1,50 @@
+"""From settings to a worker's pool of environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minestudio_jax.config import Config
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.rollout.env_pool import EnvPool
+from minestudio_jax.utils.seeding import derived_seed
+
+
+def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -> EnvPool:
+    """The environments of one rollout worker: the embedded world in process, or env.factory in processes."""
+    env, num_envs = config.env, config.rollout.num_envs
+    seed = derived_seed(config.run.seed, "environments", worker_id, worker_life)
+    if not env.factory:
+        from minestudio_jax.rollout.voxel_pool import VoxelEnvPool
+
+        return VoxelEnvPool(env.task, num_envs, seed, env.height, env.width, **_world_options(config))
+    from minestudio_jax.rollout.process_pool import ProcessEnvPool
+
+    return ProcessEnvPool(
+        env.factory,
+        num_envs,
+        seed,
+        env.options,
+        env.python or None,
+        log_dir,
+        start_deadline_s=env.start_deadline_s,
+        reset_deadline_s=env.reset_deadline_s,
+        step_deadline_s=env.step_deadline_s,
+        max_failures_per_hour=env.max_failures_per_hour,
+        first_env_index=worker_id * num_envs,
+    )
+
+
+def embedded_spec(config: Config) -> EnvironmentSpec:
+    """Spec of the embedded world's environments, without building any.
+
+    Raises:
+      ValueError: unknown task or option.
+    """
+    from minestudio_jax.rollout.voxel_pool import voxel_spec
+
+    return voxel_spec(config.env.task, config.env.height, config.env.width, **_world_options(config))
+
+
+def _world_options(config: Config) -> dict[str, object]:
+    return {"preset": config.env.preset, "action_set": config.env.action_set, **config.env.options}

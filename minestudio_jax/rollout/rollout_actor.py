@@ -1,0 +1,114 @@
+"""The Ray actor around a RolloutWorker: its process, its threads, its way to the replay buffer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+import ray
+
+from minestudio_jax.config import Config
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout.environments import make_pool
+from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
+from minestudio_jax.utils import policy_store
+
+_WAIT_S = 0.5  # how often a blocked sender looks whether it should stop
+
+log = logging.getLogger(__name__)
+
+
+class RolloutActor:
+    """Owns one worker's environments and acting policy in a process of its own.
+
+    Args:
+      config: the run's settings.
+      worker_id: which worker this is.
+      worker_life: how many times it had been restarted.
+      session_id: life of the trainer.
+      log_dir: where the environments' logs go.
+      replay_buffer: handle of the ReplayBufferActor.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        worker_id: int,
+        worker_life: int,
+        session_id: str,
+        log_dir: Path,
+        replay_buffer: Any,
+    ) -> None:
+        self._replay_buffer = replay_buffer
+        self._queue_size = config.rollout.to_send_queue_size
+        self._under_way: list[Any] = []
+        self._stop = threading.Event()
+        self._error: str | None = None
+        self._pool = make_pool(config, worker_id, worker_life, log_dir)
+        try:
+            policy = make_policy(config, self._pool.spec)
+            self._abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
+            self._worker = RolloutWorker(
+                config, worker_id, worker_life, session_id, self._pool, policy, self._send
+            )
+        except BaseException:
+            self._pool.close()
+            raise
+        self._load_lock = threading.Lock()
+        self._loaded_version = -1
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self._thread.start()
+
+    def spec(self) -> EnvironmentSpec:
+        return self._pool.spec
+
+    def load_policy(self, version: int, path: Path) -> None:
+        """Reads a published version and acts with it from the next batch on; an older one is ignored."""
+        with self._load_lock:
+            if version <= self._loaded_version:
+                return
+            try:
+                params = policy_store.load_version(path, self._abstract_params)
+            except FileNotFoundError:
+                # Only a newer version's arrival removes one, and that one's call comes behind this.
+                log.warning("policy version %d was gone before it could be read", version)
+                return
+            self._worker.set_policy(version, jax.device_put(params))
+            self._loaded_version = version
+
+    def report(self) -> WorkerReport:
+        """What happened since the last call.
+
+        Raises:
+          RuntimeError: the acting thread failed, with its traceback.
+        """
+        if self._error is not None:
+            raise RuntimeError(f"the rollout thread failed:\n{self._error}")
+        return self._worker.report()
+
+    def stop(self) -> None:
+        """Ends acting and closes the environments; fragments under way are delivered or abandoned."""
+        self._stop.set()
+        self._thread.join()
+        self._pool.close()
+
+    def _run(self) -> None:
+        try:
+            self._worker.run(self._stop)
+        except BaseException:
+            self._error = traceback.format_exc()
+            self._pool.close()
+
+    def _send(self, fragment: SampleFragment) -> None:
+        """Hands a fragment to the buffer; pauses while too many are under way."""
+        while len(self._under_way) >= self._queue_size and not self._stop.is_set():
+            done, self._under_way = ray.wait(self._under_way, timeout=_WAIT_S)
+            ray.get(done)  # raises if the buffer failed
+        reference = ray.put(fragment)
+        self._under_way.append(self._replay_buffer.add.remote([reference], fragment.metadata))

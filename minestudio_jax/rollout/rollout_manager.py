@@ -1,0 +1,218 @@
+"""RolloutManager: starts, feeds, watches and stops the rollout workers and the replay buffer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from minestudio_jax.config import Config
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.replay_buffer import ReplayBufferActor, ReplayCounters
+from minestudio_jax.rollout.rollout_actor import RolloutActor
+from minestudio_jax.rollout.rollout_worker import WorkerReport
+from minestudio_jax.utils.seeding import derived_seed
+
+_POLL_S = 0.5  # between two looks at every worker
+_CPU_ONLY = {"env_vars": {"JAX_PLATFORMS": "cpu"}}  # an actor must never touch the learner's accelerator
+
+log = logging.getLogger(__name__)
+
+
+class RolloutFailure(RuntimeError):
+    """The experience side cannot go on; the message says what failed and what to do."""
+
+
+class RolloutManager:
+    """The learner's view of the experience side. Ray must have been initialised.
+
+    Workers that die are restarted with the newest policy, `rollout.max_worker_restarts` times in all. A worker
+    whose code raises is not: that is a fault of the settings, and the run fails with its traceback.
+
+    Args:
+      config: the run's settings.
+      session_id: this life of the trainer.
+      log_dir: for the environments' logs.
+      on_report: called from the manager's thread with (worker id, report) about twice a second.
+    """
+
+    def __init__(
+        self, config: Config, session_id: str, log_dir: Path, on_report: Callable[[int, WorkerReport], None]
+    ) -> None:
+        self._config = config
+        self._session_id = session_id
+        self._log_dir = log_dir
+        self._on_report = on_report
+        self._published: tuple[int, Path] | None = None
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._lives = [0] * config.rollout.num_rollout_workers
+        self._reports: dict[Any, int] = {}
+        self.restarts = 0
+        self.lost_fragments = 0
+        self._buffer: Any = (
+            ray.remote(ReplayBufferActor)
+            .options(num_cpus=0, runtime_env=_CPU_ONLY)
+            .remote(
+                config.replay,
+                config.rollout.fragment_length,
+                derived_seed(config.run.seed, "replay"),
+            )
+        )
+        self._workers = [self._start_worker(i) for i in range(config.rollout.num_rollout_workers)]
+        self._thread = threading.Thread(target=self._watch, name="rollout-manager", daemon=True)
+
+    def wait_until_started(self, stop: threading.Event, deadline_s: float) -> EnvironmentSpec | None:
+        """Waits for every worker's environments.
+
+        Args:
+          stop: ends the wait early.
+          deadline_s: seconds to wait at most.
+        Returns:
+          The environments' spec, the same for all; None if `stop` was set.
+        Raises:
+          RolloutFailure: a worker failed, or Ray could not place it, or they differ.
+        """
+        waiting = [w.spec.remote() for w in self._workers]
+        asked, ended = list(waiting), time.monotonic() + deadline_s
+        while waiting:
+            if stop.is_set():
+                return None
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S)
+            if waiting and time.monotonic() > ended:
+                raise RolloutFailure(
+                    f"{len(waiting)} of {len(asked)} rollout workers were not ready within run.start_deadline_s="
+                    f"{self._config.run.start_deadline_s:g}; they ask for {len(asked)} x "
+                    f"{self._config.rollout.num_cpus_per_worker:g} CPUs, the cluster has "
+                    f"{ray.available_resources().get('CPU', 0):g} free of "
+                    f"{ray.cluster_resources().get('CPU', 0):g}"
+                )
+        try:
+            specs: Sequence[EnvironmentSpec] = ray.get(asked)
+        except ray.exceptions.RayError as error:
+            raise RolloutFailure(f"a rollout worker could not start its environments: {error}") from error
+        if any(spec != specs[0] for spec in specs):
+            raise RolloutFailure(f"the rollout workers' environments differ: {specs}")
+        self._thread.start()
+        return specs[0]
+
+    def publish(self, version: int, path: Path) -> None:
+        """Tells buffer and workers of a new policy version; never waits for them."""
+        with self._lock:
+            self._published = (version, path)
+            self._buffer.set_version.remote(self._session_id, version)
+            for worker in self._workers:
+                worker.load_policy.remote(version, path)
+
+    def fetch(self, num_fragments: int, timeout_s: float) -> list[SampleFragment] | None:
+        """Fragments for one iteration, or None if there are not enough within `timeout_s`.
+
+        A fragment whose producer died with it is replaced by another one and counted in `lost_fragments`.
+
+        Raises:
+          RolloutFailure: the experience side failed.
+        """
+        self.raise_error()
+        entries = self._take(num_fragments, timeout_s)
+        fragments: list[SampleFragment] = []
+        while entries is not None:
+            for entry in entries:
+                try:
+                    fragments.append(ray.get(entry.reference, timeout=self._config.run.stall_deadline_s))
+                except (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError):
+                    self.lost_fragments += 1
+            missing = num_fragments - len(fragments)
+            if missing <= 0:
+                return fragments[:num_fragments]
+            entries = None
+            chunk = self._config.replay.fragments_per_chunk
+            while entries is None and not self._stop.is_set():
+                self.raise_error()
+                entries = self._take(-(-missing // chunk) * chunk, _POLL_S)
+        return None
+
+    def status(self, timeout_s: float = 5.0) -> tuple[int, ReplayCounters]:
+        """Fragments ready in the buffer, and its counters."""
+        return ray.get(self._buffer.status.remote(), timeout=timeout_s)
+
+    def raise_error(self) -> None:
+        """Raises what made the experience side fail, if it did."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self, deadline_s: float) -> None:
+        """Stops every worker, at the latest after `deadline_s`, then the buffer."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        stops = [w.stop.remote() for w in self._workers]
+        _, unfinished = ray.wait(stops, num_returns=len(stops), timeout=deadline_s)
+        if unfinished:
+            log.warning("%d rollout workers did not stop within %g s and were killed", len(unfinished), deadline_s)
+        for actor in [*self._workers, self._buffer]:
+            ray.kill(actor)
+
+    def _take(self, num_fragments: int, timeout_s: float) -> list[Any] | None:
+        try:
+            return ray.get(self._buffer.take.remote(num_fragments, timeout_s))
+        except ray.exceptions.RayActorError as error:
+            raise RolloutFailure(f"the replay buffer died: {error}; start the same command again") from error
+
+    def _start_worker(self, worker_id: int) -> Any:
+        return (
+            ray.remote(RolloutActor)
+            .options(
+                num_cpus=self._config.rollout.num_cpus_per_worker,
+                runtime_env=_CPU_ONLY,
+                max_concurrency=4,  # report and load_policy must not wait for each other
+            )
+            .remote(
+                self._config,
+                worker_id,
+                self._lives[worker_id],
+                self._session_id,
+                self._log_dir,
+                self._buffer,
+            )
+        )
+
+    def _watch(self) -> None:
+        """Collects reports and heals dead workers until told to stop."""
+        try:
+            while not self._stop.wait(_POLL_S):
+                for worker_id, worker in enumerate(self._workers):
+                    if worker_id not in self._reports.values():
+                        self._reports[worker.report.remote()] = worker_id
+                ready, _ = ray.wait(list(self._reports), num_returns=len(self._reports), timeout=_POLL_S)
+                for reference in ready:
+                    worker_id = self._reports.pop(reference)
+                    try:
+                        self._on_report(worker_id, ray.get(reference))
+                    except ray.exceptions.RayActorError as error:
+                        self._heal(worker_id, error)
+        except BaseException as error:
+            log.error("the experience side failed: %s", error)
+            self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(str(error))
+
+    def _heal(self, worker_id: int, error: BaseException) -> None:
+        if self.restarts >= self._config.rollout.max_worker_restarts:
+            raise RolloutFailure(
+                f"rollout worker {worker_id} died and rollout.max_worker_restarts="
+                f"{self._config.rollout.max_worker_restarts} is used up: {error}"
+            )
+        self.restarts += 1
+        self._lives[worker_id] += 1
+        log.warning("rollout worker %d died and is started again: %s", worker_id, error)
+        with self._lock:
+            self._workers[worker_id] = self._start_worker(worker_id)
+            if self._published is not None:
+                self._workers[worker_id].load_policy.remote(*self._published)
+
