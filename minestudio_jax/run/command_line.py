@@ -1,0 +1,55 @@
+"""From a command line to checked settings, and from a wrong one to a single clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+
+from minestudio_jax import config as config_module
+from minestudio_jax.config import Config, ConfigError
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """Parses flags and flag files into validated settings with the run directory filled in.
+
+    Raises:
+      ConfigError: anything about them is wrong.
+    """
+    if not flags.FLAGS.is_parsed() and "run.dir" not in flags.FLAGS:
+        config_module.define_flags()
+        flags.adopt_module_key_flags(config_module)
+    app.define_help_flags()
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        raise ConfigError(str(error).replace("\n", " ")) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the flag file: {error}") from None
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}: settings are given as --section.key=value")
+    config = config_module.from_flags()
+    config_module.validate(config)
+    run_dir = Path(config.run.dir or config_module.default_run_dir(argv)).expanduser().absolute()
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir)))
+
+
+def run_program(name: str, main: Callable[[Config], int]) -> NoReturn:
+    """Runs `main` on the settings of the command line and exits with its code.
+
+    A wrong setting, or an environment or policy that does not fit, is one line on stderr and exit code 2.
+    """
+    try:
+        code = main(parse(sys.argv))
+    except ConfigError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        code = EXIT_USAGE
+    sys.stdout.flush()
+    sys.exit(code)

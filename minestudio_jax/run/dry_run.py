@@ -1,0 +1,66 @@
+"""--dry_run: the resolved settings and what follows from them, without starting anything."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from minestudio_jax.config import Config, fragments_per_iteration
+from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout.environments import embedded_spec
+from minestudio_jax.trainer.batch import abstract_batch
+
+
+def derived_figures(config: Config) -> dict[str, str]:
+    """Name -> figure with unit.
+
+    Raises:
+      ValueError: environment or policy settings that do not fit.
+    """
+    devices = jax.device_count()
+    fragments = fragments_per_iteration(config, devices)
+    length, trainer = config.rollout.fragment_length, config.trainer
+    figures = {
+        "learner devices": f"{devices} ({jax.devices()[0].device_kind})",
+        "environments": str(config.rollout.num_rollout_workers * config.rollout.num_envs),
+        "fragments per iteration": str(fragments),
+        "steps per iteration": f"{fragments * length:,}",
+        "optimiser steps per iteration": str(
+            trainer.epochs_per_iteration * trainer.batches_per_iteration // trainer.gradient_accumulation
+        ),
+        "steps per optimiser step": f"{fragments // trainer.batches_per_iteration * trainer.gradient_accumulation * length:,}",
+    }
+    if config.env.factory:
+        figures["fragment, buffer, parameters"] = "known once the first environment has started"
+        return figures
+    spec = embedded_spec(config)
+    policy = make_policy(config, spec)
+    one = abstract_batch(policy, spec, 1, length)
+    fragment_bytes = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one))
+    capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
+    params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
+    return figures | {
+        "memory of one fragment": f"{fragment_bytes / 1e6:.2f} MB",
+        "memory of the full buffer": f"{capacity * fragment_bytes / 1e6:,.0f} MB ({capacity} fragments)",
+        "parameters": f"{sum(int(np.prod(p.shape)) for p in params):,}",
+    }
+
+
+def report(config: Config) -> str:
+    """The text that --dry_run prints."""
+    lines = ["# settings, as a flag file"]
+    for section in dataclasses.fields(config):
+        for key, value in config.to_dict()[section.name].items():
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"--{section.name}.{key}={_json(text)}")
+    lines += ["", "# derived"]
+    lines += [f"{name}: {figure}" for name, figure in derived_figures(config).items()]
+    return "\n".join(lines)
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(value) if isinstance(value, (dict, bool)) else str(value)

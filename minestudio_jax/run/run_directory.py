@@ -1,0 +1,127 @@
+"""The run directory: everything a run leaves behind, and the lock that keeps two runs apart.
+
+config.json, metrics.jsonl, episodes.jsonl, checkpoints/, versions/, logs/ and run.lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from minestudio_jax.config import Config, ConfigError
+
+
+class RunDirectory:
+    """Opens (or makes) the directory of a run and holds it until `close`.
+
+    Args:
+      config: validated settings; `run.dir` is absolute.
+    Raises:
+      ConfigError: the directory cannot be written, belongs to something else, or another process runs in it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.run.dir)
+        try:
+            if config.run.restart:
+                self._move_aside()
+            self._refuse_foreign()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
+            self._lock = self._acquire_lock()
+        except OSError as error:
+            raise ConfigError(
+                f"run.dir={str(self.path)!r} cannot be written ({error.strerror}): "
+                "name a directory of your own with --run.dir"
+            ) from error
+        self.changed_settings = self._write_config(config)
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def episodes(self) -> Path:
+        return self.path / "episodes.jsonl"
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def _move_aside(self) -> None:
+        if not self.path.exists():
+            return
+        self._refuse_foreign()
+        lock = self._acquire_lock()
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        aside = self.path.with_name(f"{self.path.name}.before-{stamp}")
+        count = 1
+        while aside.exists():
+            count += 1
+            aside = self.path.with_name(f"{self.path.name}.before-{stamp}-{count}")
+        self.path.rename(aside)
+        lock.close()
+
+    def _refuse_foreign(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run.dir={str(self.path)!r} is a file: name a directory")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.lock").exists():
+            raise ConfigError(
+                f"run.dir={str(self.path)!r} holds files that are not a run's: name an empty or a new directory"
+            )
+
+    def _acquire_lock(self) -> TextIO:
+        lock = open(self.path / "run.lock", "a")  # noqa: SIM115 (held until close)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ConfigError(
+                f"run.dir={str(self.path)!r} is in use by another process: stop that run or name another directory"
+            ) from None
+        return lock
+
+    def _write_config(self, config: Config) -> list[str]:
+        """Writes config.json; returns the settings in which it differs from the one that was there."""
+        path, new = self.path / "config.json", config.to_dict()
+        changed = []
+        if path.exists():
+            old = json.loads(path.read_text())
+            changed = [
+                f"{section}.{key}: {old.get(section, {}).get(key)!r} -> {value!r}"
+                for section, values in new.items()
+                for key, value in values.items()
+                if old.get(section, {}).get(key) != value and f"{section}.{key}" != "run.restart"
+            ]
+        write_atomically(path, json.dumps(new, indent=2) + "\n")
+        return changed
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old or the new one whole."""
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def read_config(run_dir: Path) -> Config:
+    """The settings a run was last started with.
+
+    Raises:
+      ConfigError: there is no run.
+    """
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"run.dir={str(run_dir)!r} holds no run (no config.json): train one first")
+    values: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    return Config.from_dict(values)
