@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from pathlib import Path
 
-from minestudio_jax.config import Config
+from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.utils.seeding import derived_seed
@@ -33,6 +36,28 @@ def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -
         max_failures_per_hour=env.max_failures_per_hour,
         first_env_index=worker_id * num_envs,
     )
+
+
+def check_factory(config: Config) -> None:
+    """Checks that env.factory names a module that can be found, as far as that is known without its interpreter.
+
+    Raises:
+      ConfigError: it cannot be found.
+    """
+    if config.env.python:
+        return
+    module = config.env.factory.partition(":")[0]
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"env.factory={config.env.factory!r}: there is no module {module!r}; it must be installed or lie in "
+            "the directory the program is started from"
+        )
 
 
 def embedded_spec(config: Config) -> EnvironmentSpec:

@@ -56,6 +56,7 @@ class RolloutManager:
         self._stop = threading.Event()
         self._lives = [0] * config.rollout.num_rollout_workers
         self._reports: dict[Any, int] = {}
+        self.started = False
         self.restarts = 0
         self.lost_fragments = 0
         self._buffer: Any = (
@@ -102,6 +103,7 @@ class RolloutManager:
         if any(spec != specs[0] for spec in specs):
             raise RolloutFailure(f"the rollout workers' environments differ: {specs}")
         self._thread.start()
+        self.started = True
         return specs[0]
 
     def publish(self, version: int, path: Path) -> None:

@@ -90,7 +90,7 @@ def joined_generalized_advantage_estimation(
         incoming = jnp.where(continues_n, incoming, 0.0)
         return local_0 + product_0 * incoming, incoming
 
-    continues = continues.at[-1].set(False)
+    continues = jnp.asarray(continues).at[-1].set(False)
     columns = (local[:, 0], product[:, 0], continues)
     _, incoming = lax.scan(join, jnp.zeros((), delta.dtype), columns, reverse=True)
     advantage = local + product * incoming[:, None]

@@ -21,6 +21,7 @@ from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, Loaded
 from minestudio_jax.trainer.publisher import ParamPublisher
 from minestudio_jax.trainer.state import Counters, initial_state
 from minestudio_jax.trainer.update import make_update
+from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.timing import Stopwatch
 
 
@@ -62,6 +63,8 @@ class PPOTrainer:
         self.resumed = restored is not None
         self._state, self.counters = restored or (initial(), Counters())
 
+        # A process that was killed may have published more than its last checkpoint knows of.
+        policy_store.remove_newer_versions(run_dir / "versions", self.counters.policy_version)
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         self._abstract = abstract
         self._abstract_batch = sharding.with_sharding(
@@ -120,6 +123,10 @@ class PPOTrainer:
             "lag/policy_versions_mean": float(np.mean(lag)),
             "lag/policy_versions_max": float(max(lag)),
         }
+
+    def set_progress(self, env_steps: int, wall_time_s: float) -> None:
+        """Takes over the counters that others keep, so that they are in the checkpoint."""
+        self.counters = dataclasses.replace(self.counters, env_steps=env_steps, wall_time_s=wall_time_s)
 
     def checkpoint(self, watch: Stopwatch, force: bool = False) -> None:
         """Saves if the interval asks for it, or if `force`d."""

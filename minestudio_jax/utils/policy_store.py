@@ -77,3 +77,10 @@ def remove_versions(directory: Path, keep: int) -> None:
     """Deletes all but the newest `keep` versions."""
     for version in list_versions(directory)[: -keep or None]:
         shutil.rmtree(version_path(directory, version), ignore_errors=True)
+
+
+def remove_newer_versions(directory: Path, version: int) -> None:
+    """Deletes the versions above `version`."""
+    for newer in list_versions(directory):
+        if newer > version:
+            shutil.rmtree(version_path(directory, newer), ignore_errors=True)

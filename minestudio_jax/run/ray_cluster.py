@@ -1,0 +1,76 @@
+"""Starting, joining and leaving Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import psutil
+
+from minestudio_jax.config import Config, ConfigError
+
+_EXIT_GRACE_S = 5.0  # for the processes of a private Ray to end by themselves
+
+
+def start_ray(config: Config) -> None:
+    """Starts a private Ray on this machine, or joins the cluster at run.ray_address.
+
+    Raises:
+      ConfigError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # An actor that sees no accelerator keeps the variables of its own runtime environment.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    demand = config.rollout.num_rollout_workers * config.rollout.num_cpus_per_worker
+    try:
+        ray.init(
+            address=config.run.ray_address or "local",
+            # A private Ray is as large as asked: environments mostly wait, and the machine is the user's.
+            num_cpus=None if config.run.ray_address else max(os.cpu_count() or 1, int(-(-demand // 1))),
+            include_dashboard=None if config.run.ray_address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"run.ray_address={config.run.ray_address!r}: no Ray cluster answers there ({error}); "
+            "start one with 'ray start --head', or leave the setting empty for a private one"
+        ) from error
+
+
+def stop_ray() -> None:
+    """Leaves Ray, and makes sure that no process below this one is left."""
+    import ray
+
+    children = psutil.Process().children(recursive=True)
+    ray.shutdown()
+    _, alive = psutil.wait_procs(children, timeout=_EXIT_GRACE_S)
+    for process in alive:
+        logging.getLogger(__name__).warning("process %d did not end by itself and is killed", process.pid)
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=_EXIT_GRACE_S)
+
+
+def wait_for_cpus(config: Config, deadline_s: float) -> None:
+    """Checks that a joined cluster is large enough for the rollout workers.
+
+    Raises:
+      ConfigError: it is not, within `deadline_s`.
+    """
+    import ray
+
+    demand = config.rollout.num_rollout_workers * config.rollout.num_cpus_per_worker
+    ended = time.monotonic() + deadline_s
+    while (available := ray.cluster_resources().get("CPU", 0.0)) < demand:
+        if time.monotonic() > ended:
+            raise ConfigError(
+                f"the rollout workers ask for {demand:g} CPUs (rollout.num_rollout_workers x num_cpus_per_worker), "
+                f"the cluster at run.ray_address={config.run.ray_address!r} has {available:g}: ask for less or add nodes"
+            )
+        time.sleep(0.5)

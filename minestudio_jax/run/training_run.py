@@ -1,0 +1,261 @@
+"""A training run from start to stop: the conductor's one subject.
+
+Read `train` top to bottom: everything a run does, in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import uuid
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import jax
+
+from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout.environments import check_factory, embedded_spec
+from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
+from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.rollout_statistics import RolloutStatistics
+from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.loader import LoadedBatch
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.live_board import Board, make_board
+from minestudio_jax.utils.metrics import JsonLines, read_records, rewind
+from minestudio_jax.utils.seeding import derived_seed
+from minestudio_jax.utils.timing import Stopwatch
+
+_WAIT_S = 0.25  # how often the waiting learner looks at the stop signal
+_SAY_WAITING_AFTER_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> int:
+    """Trains until the last iteration, the time limit, or SIGINT or SIGTERM.
+
+    Returns:
+      Exit code: 0 after an orderly end, 1 if the experience side failed (the run can be continued).
+    Raises:
+      ConfigError: a setting turned out wrong; nothing is left running.
+    """
+    started = time.monotonic()
+    stop = StopSignal()
+    stop.install()
+    if not config.env.factory:
+        _checked_embedded_world(config)
+    else:
+        check_factory(config)
+    devices = jax.device_count()
+    needed = fragments_per_iteration(config, devices)
+    _check_capacity(config, needed, devices)
+
+    with ExitStack() as cleanup:
+        directory = RunDirectory(config)
+        cleanup.callback(directory.close)
+        _log_to(directory.logs / "run.log", config.logger.level, cleanup)
+        board = make_board(config.logger.board, config.logger.heartbeat_s, str(directory.path))
+        cleanup.callback(board.close)
+        for change in directory.changed_settings:
+            board.stage(f"setting changed since the last start: {change}")
+        try:
+            return _run(config, directory, board, stop, needed, started)
+        except (RolloutFailure, EnvironmentFailure) as error:
+            log.error("%s", error)
+            board.stage(f"failed: {error}")
+            board.stage(f"the same command continues from the last checkpoint; logs are in {directory.logs}")
+            return 1
+
+
+def _run(
+    config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float
+) -> int:
+    """Starts both sides, loops, and stops them whatever happens."""
+    with ExitStack() as cleanup:
+        board.stage("starting Ray" if not config.run.ray_address else f"joining Ray at {config.run.ray_address}")
+        cleanup.callback(ray_cluster.stop_ray)
+        ray_cluster.start_ray(config)
+        stop.install()  # Ray has taken SIGTERM
+        ray_cluster.wait_for_cpus(config, config.run.start_deadline_s)
+
+        workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
+        board.stage(f"starting {workers} rollout worker(s) with {envs} environments each")
+        trainer: PPOTrainer
+        statistics: RolloutStatistics
+        manager = RolloutManager(
+            config, uuid.uuid4().hex, directory.logs, lambda worker, report: statistics.add(worker, report)
+        )
+        cleanup.callback(lambda: manager.close(config.run.stop_deadline_s))
+        # The embedded world's spec is known beforehand, so the learner compiles while the workers start.
+        spec = embedded_spec(config) if not config.env.factory else None
+        if spec is None:
+            board.stage("waiting for the first environments")
+            spec = manager.wait_until_started(stop.event, config.run.start_deadline_s)
+            if spec is None:
+                return 0
+        board.stage("building the policy and looking for a checkpoint")
+        try:
+            trainer = PPOTrainer(
+                config.trainer,
+                make_policy(config, spec),
+                spec,
+                config.rollout.fragment_length,
+                directory.path,
+                derived_seed(config.run.seed, "learner"),
+                manager.publish,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        cleanup.callback(trainer.close)
+        counters = trainer.counters
+        if trainer.resumed:
+            board.stage(f"continuing after iteration {counters.iteration}, {counters.env_steps:,} env steps")
+        _rewind_logs(directory, counters.iteration)
+        statistics = RolloutStatistics(
+            counters.env_steps,
+            cleanup.enter_context(closing(JsonLines(directory.episodes))),
+            lambda: trainer.counters.iteration,
+        )
+        board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
+        trainer.compile()
+        if not manager.started:
+            board.stage("waiting for the environments")
+            if manager.wait_until_started(stop.event, config.run.start_deadline_s) is None:
+                return 0
+        trainer.publish()
+        trainer.open(lambda timeout_s: manager.fetch(needed, timeout_s))
+        board.stage(f"collecting the first {needed} fragments of {config.rollout.fragment_length} steps")
+        metrics_log = cleanup.enter_context(closing(JsonLines(directory.metrics)))
+        _loop(config, trainer, manager, statistics, metrics_log, board, stop, started)
+        # Before anything is stopped: whatever happens then, this much is safe.
+        trainer.checkpoint(Stopwatch(), force=True)
+        trainer.flush_published(config.run.stop_deadline_s)
+        reason = stop.name or "the end"
+        board.stage(f"stopping after {reason}: checkpoint of iteration {trainer.counters.iteration} written")
+    board.stage(_summary(directory))
+    return 0
+
+
+def _loop(
+    config: Config,
+    trainer: PPOTrainer,
+    manager: RolloutManager,
+    statistics: RolloutStatistics,
+    metrics_log: JsonLines,
+    board: Board,
+    stop: StopSignal,
+    started: float,
+) -> None:
+    """Fetch, update, publish, checkpoint, log; until it is time to stop."""
+    before = trainer.counters
+    metrics: dict[str, float] = {}
+    while trainer.counters.iteration < config.trainer.num_iterations:
+        if config.run.time_limit_s and time.monotonic() - started > config.run.time_limit_s:
+            stop.name = "run.time_limit_s"
+            return
+        watch = Stopwatch()
+        iteration_started = time.monotonic()
+        with watch.phase("wait"):
+            loaded = _next_batch(config, trainer, manager, metrics, board, stop)
+        if loaded is None:
+            return
+        last = trainer.counters
+        learned = trainer.iterate(loaded, watch)
+        trainer.set_progress(statistics.env_steps, before.wall_time_s + time.monotonic() - started)
+        trainer.checkpoint(watch)
+        now = trainer.counters
+        seconds = time.monotonic() - iteration_started
+        metrics = {
+            **dataclasses.asdict(now),
+            **statistics.drain(),
+            **learned,
+            "speed/env_steps_per_s": (now.env_steps - last.env_steps) / seconds,
+            "speed/trained_steps_per_s": loaded.steps / seconds,
+            "rollout/worker_restarts": float(manager.restarts),
+            "replay/lost_fragments": float(manager.lost_fragments),
+            **{f"time/{phase}_s": value for phase, value in watch.drain().items()},
+        }
+        metrics_log.write(metrics)
+        if now.iteration == before.iteration + 1:
+            board.stage(f"first update finished {time.monotonic() - started:.1f} s after the start")
+        board.update(metrics)
+
+
+def _next_batch(
+    config: Config,
+    trainer: PPOTrainer,
+    manager: RolloutManager,
+    metrics: dict[str, float],
+    board: Board,
+    stop: StopSignal,
+) -> LoadedBatch | None:
+    """The next iteration's data; None if it is time to stop.
+
+    Raises:
+      RolloutFailure: nothing came within run.stall_deadline_s; says what the buffer holds.
+    """
+    began = time.monotonic()
+    while not stop.event.is_set():
+        loaded = trainer.wait_for_batch(_WAIT_S)
+        if loaded is not None:
+            return loaded
+        waited = time.monotonic() - began
+        if waited > config.run.stall_deadline_s:
+            ready, counters = manager.status()
+            raise RolloutFailure(
+                f"no batch of experience within run.stall_deadline_s={config.run.stall_deadline_s:g}: the buffer "
+                f"has {ready} fragments ready ({counters}); the environments' logs say why, or raise the deadline"
+            )
+        if waited > _SAY_WAITING_AFTER_S:
+            board.update(metrics, waiting_for="experience from the environments")
+    return None
+
+
+def _checked_embedded_world(config: Config) -> None:
+    """Raises ConfigError if the embedded world or the policy cannot be built from the settings."""
+    try:
+        make_policy(config, embedded_spec(config))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_capacity(config: Config, needed: int, devices: int) -> None:
+    capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
+    if needed > capacity:
+        raise ConfigError(
+            f"an iteration on {devices} devices takes {needed} fragments, replay.max_chunks={config.replay.max_chunks} "
+            f"chunks of {config.replay.fragments_per_chunk} hold {capacity}: raise replay.max_chunks"
+        )
+
+
+def _rewind_logs(directory: RunDirectory, iteration: int) -> None:
+    """Takes back what was logged after the checkpoint, so that no counter ever goes back."""
+    rewind(directory.metrics, "iteration", iteration, directory.logs / "metrics-not-continued.jsonl")
+    rewind(directory.episodes, "iteration", iteration, directory.logs / "episodes-not-continued.jsonl")
+
+
+def _log_to(path: Path, level: str, cleanup: ExitStack) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("minestudio_jax")
+    logger.setLevel(level.upper())
+    logger.addHandler(handler)
+    cleanup.callback(handler.close)
+    cleanup.callback(logger.removeHandler, handler)
+
+
+def _summary(directory: RunDirectory) -> str:
+    """First and last 20 episodes of the run in one sentence."""
+    returns = [r["return"] for r in read_records(directory.episodes)]
+    if len(returns) < 40:
+        return f"{len(returns)} episodes in all; everything is in {directory.path}"
+    first, last = sum(returns[:20]) / 20, sum(returns[-20:]) / 20
+    return (
+        f"mean return of the first 20 episodes {first:.2f}, of the last 20 {last:.2f}; "
+        f"everything is in {directory.path}"
+    )

@@ -1,0 +1,33 @@
+"""Trains a policy: python -m minestudio_jax.train --flagfile=configs/quickstart.flags
+
+The same command again continues where it stopped; --run.restart=true starts over. --dry_run prints the resolved
+settings and what follows from them.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.run.command_line import run_program
+
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved settings and the derived figures, then exit.")
+
+
+def main(config: Config) -> int:
+    # JAX and Ray take seconds to import: a wrong command line must not wait for them.
+    if _DRY_RUN.value:
+        from minestudio_jax.run.dry_run import report
+
+        try:
+            print(report(config))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(str(error)) from error
+        return 0
+    from minestudio_jax.run.training_run import train
+
+    return train(config)
+
+
+if __name__ == "__main__":
+    run_program("train", main)

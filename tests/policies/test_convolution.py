@@ -1,0 +1,39 @@
+"""The CPU's own gradients of a convolution against JAX's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from minestudio_jax.policies.convolution import convolve_3x3
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 5, 9, 4)])
+def test_output_and_gradients_equal_the_plain_convolution(shape):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, shape[-1], 6)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=(*shape[:-1], 6)), jnp.float32)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    np.testing.assert_array_equal(convolve_3x3(x, kernel), plain(x, kernel))
+    for argument in (0, 1):
+        ours = jax.grad(lambda *a: (weight * convolve_3x3(*a)).sum(), argument)(x, kernel)
+        theirs = jax.grad(lambda *a: (weight * plain(*a)).sum(), argument)(x, kernel)
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_gradients_work_inside_a_scan():
+    x = jnp.ones((4, 2, 6, 6, 2))
+    kernel = jnp.full((3, 3, 2, 2), 0.1)
+
+    def total(kernel):
+        return lax.scan(lambda sum_, x: (sum_ + convolve_3x3(x, kernel).sum(), None), 0.0, x)[0]
+
+    direct = jax.grad(lambda k: convolve_3x3(x.reshape(8, 6, 6, 2), k).sum())(kernel)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(kernel), direct, rtol=1e-5)

@@ -1,0 +1,174 @@
+"""The rollout worker: what it sends is what happened, and the learner recomputes what it acted on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from minestudio_jax.config import Config, RolloutConfig
+from minestudio_jax.policies import heads
+from minestudio_jax.policies.impala import ImpalaPolicy
+from minestudio_jax.rollout.rollout_worker import RolloutWorker
+from minestudio_jax.trainer.batch import stack_fragments
+from tests.in_process_pool import SPEC, InProcessPool, signed_image
+
+LENGTH = 6
+
+
+def ends(env, episode, step):
+    """Episodes of many lengths, all three kinds of end."""
+    if step == 3 + (env + episode) % 7:
+        return ("terminated", "truncated", "failed")[(env + 2 * episode) % 3]
+    return ""
+
+
+def reward(env, episode, step, action):
+    return env + 0.1 * episode + 0.01 * step + 0.001 * action
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return ImpalaPolicy(SPEC, channels=(4,), hidden_size=8)
+
+
+@pytest.fixture(scope="module")
+def params(policy):
+    return jax.jit(policy.init)(jax.random.key(1))
+
+
+def collect(policy, params, pool, rounds, batch_size=4):
+    config = Config(rollout=RolloutConfig(num_envs=pool.num_envs, batch_size=batch_size, fragment_length=LENGTH))
+    fragments = []
+    worker = RolloutWorker(config, 0, 0, "s", pool, policy, fragments.append)
+    worker.set_policy(1, params)
+    for _ in range(rounds):
+        worker.run_once()
+    return worker, fragments
+
+
+@pytest.fixture(scope="module")
+def collected(policy, params):
+    pool = InProcessPool(5, ends, reward, ready=3)
+    worker, fragments = collect(policy, params, pool, rounds=160)
+    return pool, worker, fragments
+
+
+def test_every_step_in_a_fragment_is_a_step_that_happened_in_order(collected):
+    pool, _, fragments = collected
+    happened = {(e[0], e[1], e[2]): e for e in pool.emitted if e[5] != "failed"}
+    sent = []
+    for fragment in fragments:
+        for t in range(fragment.metadata.valid_steps):
+            env, episode, step = (int(x) for x in fragment.obs["image"][t, 0, 0])
+            assert env == fragment.metadata.env_id
+            np.testing.assert_array_equal(fragment.obs["image"][t], signed_image(env, episode, step))
+            _, _, _, action, given, outcome = happened[env, episode, step + 1]
+            assert fragment.action["choice"][t, 0] == action
+            assert fragment.reward[t] == pytest.approx(given)
+            assert fragment.terminated[t] == (outcome == "terminated")
+            assert fragment.truncated[t] == (outcome == "truncated")
+            assert fragment.first[t] == (step == 0)
+            sent.append((env, episode, step + 1))
+    assert len(sent) == len(set(sent)), "no step is sent twice"
+    in_flight = pool.num_envs * (LENGTH + 1)
+    assert len(happened) - len(sent) <= in_flight, "only unfinished fragments are missing"
+    assert any(f.metadata.valid_steps < LENGTH for f in fragments), "failures must have cut some"
+
+
+def test_acting_and_learning_agree_on_log_probabilities_and_values(collected, policy, params):
+    """Across resets, failures, partial batches and fragment borders."""
+    _, _, fragments = collected
+    batch = stack_fragments(fragments, 1)
+    output, _ = policy.apply(params, batch.obs, batch.first, batch.policy_state)
+    logits = {k: l[:, :-1] for k, l in output.logits.items()}
+    logp = heads.log_prob(logits, batch.action)
+    np.testing.assert_allclose(batch.mask * logp, batch.mask * batch.behaviour_logp, atol=1e-5)
+    known = np.concatenate([batch.mask, np.zeros((len(fragments), 1))], axis=1)
+    rows = np.arange(len(fragments))
+    known[rows, batch.mask.sum(1).astype(int)] = 1  # the bootstrap row is genuine too
+    np.testing.assert_allclose(known * output.value, known * batch.behaviour_value, atol=1e-5)
+
+
+def test_truncation_value_is_the_value_of_the_final_observation(collected, policy, params):
+    _, _, fragments = collected
+    checked = 0
+    for fragment in fragments:
+        for t in np.flatnonzero(fragment.truncated):
+            env, episode, step = (int(x) for x in fragment.obs["image"][t, 0, 0])
+            image = fragment.obs["image"][: t + 2].copy()
+            image[t + 1] = signed_image(env, episode, step + 1)
+            first = fragment.first[: t + 2].copy()
+            first[t + 1] = False
+            output, _ = policy.apply(params, {"image": image[None]}, first[None], fragment.policy_state[None])
+            assert fragment.truncation_value[t] == pytest.approx(float(output.value[0, -1]), abs=1e-5)
+            checked += 1
+    assert checked > 5
+
+
+def test_the_size_of_the_inference_batch_does_not_change_the_outputs(policy, params):
+    """Padding and splitting; sampling is made deterministic by comparing values of the same observations."""
+    from minestudio_jax.rollout.inference import Inference
+
+    images = np.stack([signed_image(0, 0, i) for i in range(7)])
+    env_id, first = np.arange(7, dtype=np.int32), np.zeros(7, bool)
+    values = []
+    for batch_size in (7, 3, 16):
+        inference = Inference(policy, 7, batch_size, seed=0, greedy=True)
+        for _ in range(2):
+            _, logp, value = inference.act(params, {"image": images}, first, env_id)
+        values.append((logp, value, inference.memory(env_id, first)))
+    for logp, value, memory in values[1:]:
+        np.testing.assert_allclose(logp, values[0][0], atol=1e-6)
+        np.testing.assert_allclose(value, values[0][1], atol=1e-6)
+        np.testing.assert_allclose(memory, values[0][2], atol=1e-6)
+
+
+def test_episodes_are_reported_with_their_returns_and_failed_ones_are_not(collected):
+    pool, worker, _ = collected
+    report = worker.report()
+    finished = [e for e in pool.emitted if e[5] in ("terminated", "truncated")]
+    recorded = len(report.episodes)
+    assert len(finished) - pool.num_envs <= recorded <= len(finished)
+    assert report.env_failures == sum(e[5] == "failed" for e in pool.emitted)
+    env, episode = finished[0][:2]
+    steps = [e for e in pool.emitted if e[:2] == (env, episode)]
+    assert report.episodes[0].total_reward == pytest.approx(sum(e[4] for e in steps), rel=1e-5)
+    assert report.episodes[0].length == len(steps)
+    assert worker.report().env_steps == 0, "a report is given once"
+
+
+def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy, params):
+    pool = InProcessPool(2)
+    worker, fragments = collect(policy, params, pool, rounds=3)
+    other = jax.jit(policy.init)(jax.random.key(2))
+    worker.set_policy(2, other)
+    for _ in range(3 * LENGTH):
+        worker.run_once()
+    versions = [(f.metadata.version_first, f.metadata.version_last) for f in fragments if f.metadata.env_id == 0]
+    assert versions[:2] == [(1, 2), (2, 2)]
+    batch = stack_fragments(fragments, 2)
+    assert batch.fresh.tolist() == [f.metadata.version_first == 2 for f in _in_order(fragments)]
+    output, _ = policy.apply(other, batch.obs, batch.first, batch.policy_state)
+    logp = heads.log_prob({k: l[:, :-1] for k, l in output.logits.items()}, batch.action)
+    np.testing.assert_allclose(logp[batch.fresh], batch.behaviour_logp[batch.fresh], atol=1e-5)
+
+
+def _in_order(fragments):
+    return sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
+
+
+def test_settings_reach_the_fragments(policy, params):
+    pool = InProcessPool(1)
+    config = Config(rollout=RolloutConfig(num_envs=1, batch_size=1, fragment_length=2))
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, task="my_task"))
+    fragments = []
+    worker = RolloutWorker(config, 4, 2, "session", pool, policy, fragments.append)
+    worker.set_policy(7, params)
+    for _ in range(3):
+        worker.run_once()
+    metadata = fragments[0].metadata
+    assert (metadata.worker_id, metadata.worker_life, metadata.session_id) == (4, 2, "session")
+    assert (metadata.task, metadata.version_first) == ("my_task", 7)
