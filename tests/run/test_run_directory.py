@@ -1,0 +1,70 @@
+"""The run directory: made, continued, moved aside, and never somebody else's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from minestudio_jax.config import Config, ConfigError, RunConfig, TrainerConfig
+from minestudio_jax.run.run_directory import RunDirectory, read_config
+
+
+def config_for(path, **run):
+    return Config(run=RunConfig(dir=str(path), **run))
+
+
+def test_a_new_directory_holds_the_resolved_settings(tmp_path):
+    config = config_for(tmp_path / "a" / "run")
+    RunDirectory(config).close()
+    assert read_config(tmp_path / "a" / "run") == config
+
+
+def test_continuing_tells_which_settings_changed(tmp_path):
+    config = config_for(tmp_path / "run")
+    RunDirectory(config).close()
+    again = dataclasses.replace(config, trainer=TrainerConfig(learning_rate=1.0))
+    directory = RunDirectory(again)
+    directory.close()
+    assert directory.changed_settings == ["trainer.learning_rate: 0.0003 -> 1.0"]
+
+
+def test_restart_moves_the_old_run_aside_whole(tmp_path):
+    RunDirectory(config_for(tmp_path / "run")).close()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    for _ in range(2):
+        RunDirectory(config_for(tmp_path / "run", restart=True)).close()
+    aside = sorted(p for p in tmp_path.iterdir() if p.name.startswith("run.before-"))
+    assert len(aside) == 2
+    assert [(p / "notes.txt").exists() for p in aside].count(True) == 1
+    assert not (tmp_path / "run" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_directory_of_something_else_is_left_alone(tmp_path, restart):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="not a run's"):
+        RunDirectory(config_for(tmp_path, restart=restart))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_processes_cannot_use_one_directory(tmp_path):
+    directory = RunDirectory(config_for(tmp_path / "run"))
+    for restart in (False, True):
+        with pytest.raises(ConfigError, match="in use"):
+            RunDirectory(config_for(tmp_path / "run", restart=restart))
+    directory.close()
+    RunDirectory(config_for(tmp_path / "run")).close()
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run\.dir="):
+        RunDirectory(config_for(tmp_path / "file" / "run"))
+    with pytest.raises(ConfigError, match="is a file"):
+        RunDirectory(config_for(tmp_path / "file"))
+
+
+def test_reading_a_run_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        read_config(tmp_path)

@@ -1,0 +1,109 @@
+"""Settings: flags, bounds, cross-checks, and that a wrong one is refused with its name, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from minestudio_jax import config as config_module
+from minestudio_jax.config import Config, ConfigError, default_run_dir, from_flags, validate
+
+
+@pytest.fixture
+def parse():
+    def parse(*argv):
+        values = flags.FlagValues()
+        flags.DEFINE_string("flagfile", "", "", flag_values=values)
+        config_module.define_flags(values)
+        values(["program", *argv])
+        return from_flags(values)
+
+    return parse
+
+
+def changed(**sections):
+    config = Config()
+    return dataclasses.replace(
+        config, **{s: dataclasses.replace(getattr(config, s), **keys) for s, keys in sections.items()}
+    )
+
+
+def test_defaults_are_valid_and_survive_json(parse):
+    config = parse()
+    validate(config)
+    assert config == Config()
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def test_every_setting_has_a_flag_with_help_and_bounds_on_numbers():
+    for section in dataclasses.fields(Config):
+        for f in dataclasses.fields(section.default_factory):
+            assert len(f.metadata["help"]) > 10, f.name
+
+
+def test_command_line_and_flag_file_later_ones_win(parse, tmp_path):
+    file = tmp_path / "a.flags"
+    file.write_text("# a comment\n--trainer.discount=0.5\n--policy.channels=4,8\n--env.options={\"trees\": 2}\n")
+    config = parse("--trainer.discount=0.7", f"--flagfile={file}")
+    assert config.trainer.discount == 0.5
+    assert config.policy.channels == (4, 8)
+    assert config.env.options == {"trees": 2}
+    assert parse(f"--flagfile={file}", "--trainer.discount=0.7").trainer.discount == 0.7
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--trainer.discont=0.9", "trainer.discount"),
+        ("--trainer.num_iterations=many", "trainer.num_iterations"),
+        ("--env.options=[1]", "JSON object"),
+        ("--policy.channels=a,b", "16,32,32"),
+    ],
+)
+def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argument, words):
+    with pytest.raises(flags.Error, match=words.replace(".", r"\.")):
+        parse(argument)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"trainer": {"discount": 1.5}}, ["trainer.discount=1.5", "1"]),
+        ({"rollout": {"num_envs": 0}}, ["rollout.num_envs=0", "least"]),
+        ({"replay": {"sampling": "lifo"}}, ["replay.sampling='lifo'", "fifo, uniform"]),
+        ({"rollout": {"fragment_length": 100}}, ["fragment_length=100", "context_length=64", "multiple"]),
+        ({"rollout": {"batch_size": 99}}, ["rollout.batch_size=99", "num_envs=16", "lower"]),
+        ({"trainer": {"gradient_accumulation": 3}}, ["gradient_accumulation=3", "batches_per_iteration=8"]),
+        ({"replay": {"max_chunks": 3}}, ["max_chunks=3", "at least 32"]),
+        ({"replay": {"fragments_per_chunk": 3}}, ["fragments_per_chunk=3"]),
+        ({"env": {"factory": "no_colon"}}, ["env.factory='no_colon'", "package.module:function"]),
+        ({"policy": {"options": {"a": 1}}}, ["policy.options", "policy.factory"]),
+        ({"env": {"python": "/bin/x"}}, ["env.python='/bin/x'", "env.factory"]),
+        ({"policy": {"channels": ()}}, ["policy.channels", "16,32,32"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_the_remedy(sections, words):
+    with pytest.raises(ConfigError) as error:
+        validate(changed(**sections))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"discount.*gae_lambda"):
+        validate(changed(trainer={"discount": 2.0, "gae_lambda": 2.0}))
+
+
+def test_unknown_keys_in_a_stored_config_name_the_nearest():
+    with pytest.raises(ConfigError, match=r"trainer\.discont.*'discount'"):
+        Config.from_dict({"trainer": {"discont": 1}})
+    with pytest.raises(ConfigError, match="'trainer'"):
+        Config.from_dict({"trainr": {}})
+
+
+def test_the_run_is_named_after_its_flag_file():
+    assert default_run_dir(["x", "--flagfile=configs/quickstart.flags"]) == "runs/quickstart"
+    assert default_run_dir(["x", "-flagfile", "a/b.flags", "--run.seed=1"]) == "runs/b"
+    assert default_run_dir(["x"]) == "runs/train"
