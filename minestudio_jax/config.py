@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,9 +54,7 @@ class RunConfig:
     ray_address: str = _setting(
         "", "Ray cluster to join ('auto' or host:port). Empty: start a private one on this machine."
     )
-    start_deadline_s: float = _setting(
-        180.0, "Seconds that Ray and the rollout workers may take to start.", lower=1
-    )
+    start_deadline_s: float = _setting(180.0, "Seconds that Ray and the rollout workers may take to start.", lower=1)
     stall_deadline_s: float = _setting(
         600.0, "Seconds without a batch of experience after which the run fails with a diagnosis.", lower=1
     )
@@ -100,9 +99,7 @@ class PolicyConfig:
         "Empty: the IMPALA network.",
     )
     options: dict[str, Any] = _setting({}, "JSON object: keyword arguments of policy.factory.")
-    channels: tuple[int, ...] = _setting(
-        (16, 32, 32), "Channels of the IMPALA stacks; each halves the image.", lower=1
-    )
+    channels: tuple[int, ...] = _setting((16, 32, 32), "Channels of the IMPALA stacks; each halves the image.", lower=1)
     hidden_size: int = _setting(256, "Width of the image embedding and of the GRU's memory.", lower=1)
 
 
@@ -110,9 +107,7 @@ class PolicyConfig:
 class RolloutConfig:
     num_rollout_workers: int = _setting(1, "Rollout worker actors.", lower=1)
     num_envs: int = _setting(16, "Environments per worker.", lower=1)
-    batch_size: int = _setting(
-        16, "Most environments served by one policy inference; never waited for.", lower=1
-    )
+    batch_size: int = _setting(16, "Most environments served by one policy inference; never waited for.", lower=1)
     fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
     num_cpus_per_worker: float = _setting(
         1.0, "Ray CPUs reserved per worker. Environment processes come on top.", lower=0
@@ -136,7 +131,9 @@ class ReplayConfig:
     )
     max_reuse: int = _setting(1, "Iterations that one chunk may be used in.", lower=1)
     sampling: str = _setting(
-        "fifo", "Which eligible chunks an iteration gets: the oldest, or random ones.", choices=("fifo", "uniform")
+        "fifo",
+        "Which eligible chunks an iteration gets: the oldest, or random ones.",
+        choices=("fifo", "uniform"),
     )
     when_full: str = _setting(
         "wait",
@@ -179,9 +176,7 @@ class TrainerConfig:
         0, "First iterations that train only the value head's loss and publish no new policy.", lower=0
     )
     save_interval: int = _setting(20, "Iterations between checkpoints; one more is written at the end.", lower=1)
-    keep_interval: int = _setting(
-        200, "Checkpoints of iterations divisible by this are kept for ever.", lower=1
-    )
+    keep_interval: int = _setting(200, "Checkpoints of iterations divisible by this are kept for ever.", lower=1)
     keep_last: int = _setting(3, "Newest checkpoints kept besides.", lower=1)
 
 
@@ -208,7 +203,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Section -> key -> value; what config.json holds."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, dict[str, Any]]) -> Config:
@@ -239,9 +234,9 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def fragments_per_iteration(config: Config, num_devices: int) -> int:
+def fragments_per_iteration(trainer: TrainerConfig, num_devices: int) -> int:
     """Fragments that one iteration trains on: batch size times devices times batches."""
-    return config.trainer.batch_size_per_device * num_devices * config.trainer.batches_per_iteration
+    return trainer.batch_size_per_device * num_devices * trainer.batches_per_iteration
 
 
 def validate(config: Config) -> None:
@@ -287,8 +282,7 @@ def validate(config: Config) -> None:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
     if config.policy.options and not config.policy.factory:
         faults.append(
-            f"policy.options={config.policy.options} has no effect without policy.factory: "
-            "remove it or name a factory"
+            f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"
         )
     if env.python and not env.factory:
         faults.append(f"env.python={env.python!r} has no effect on the embedded world: remove it or set env.factory")
@@ -389,5 +383,5 @@ _FLAG_OF_TYPE: dict[Any, Callable[..., Any]] = {
 def default_run_dir(argv: Sequence[str]) -> str:
     """`runs/<name of the last flag file on the command line>`, or `runs/train` without one."""
     names = [arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("flagfile=")]
-    names += [b for a, b in zip(argv, argv[1:], strict=False) if a.lstrip("-") == "flagfile"]
+    names += [b for a, b in itertools.pairwise(argv) if a.lstrip("-") == "flagfile"]
     return str(Path("runs") / (Path(names[-1]).stem if names else "train"))

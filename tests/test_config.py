@@ -45,7 +45,7 @@ def test_every_setting_has_a_flag_with_help_and_bounds_on_numbers():
 
 def test_command_line_and_flag_file_later_ones_win(parse, tmp_path):
     file = tmp_path / "a.flags"
-    file.write_text("# a comment\n--trainer.discount=0.5\n--policy.channels=4,8\n--env.options={\"trees\": 2}\n")
+    file.write_text('# a comment\n--trainer.discount=0.5\n--policy.channels=4,8\n--env.options={"trees": 2}\n')
     config = parse("--trainer.discount=0.7", f"--flagfile={file}")
     assert config.trainer.discount == 0.5
     assert config.policy.channels == (4, 8)

@@ -8,9 +8,7 @@ from jax import lax
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 @jax.custom_vjp
@@ -36,18 +34,14 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 
 
 def _backward(residual: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return lax.platform_dependent(  # type: ignore[no-any-return]
-        *residual, dy, cpu=_gradients_in_canonical_layout, default=_gradients
-    )
+    return lax.platform_dependent(*residual, dy, cpu=_gradients_in_canonical_layout, default=_gradients)
 
 
 def _gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(_convolve, x, kernel)[1](dy)  # type: ignore[no-any-return]
+    return jax.vjp(_convolve, x, kernel)[1](dy)
 
 
-def _gradients_in_canonical_layout(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _gradients_in_canonical_layout(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     dx = _convolve(dy, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
     # dkernel[a, b, i, o] = sum_{n,y,x} x[n, y+a-1, x+b-1, i] dy[n, y, x, o]: a convolution with the input
     # channels as batch, the images as input channels and dy as an H x W kernel.

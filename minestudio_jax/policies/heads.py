@@ -33,7 +33,7 @@ def sample(key: jax.Array, logits: dict[str, jax.Array]) -> dict[str, jax.Array]
 
 def mode(logits: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The most probable action: component -> int32 [..., 1]."""
-    return {name: jnp.argmax(l, axis=-1)[..., None].astype(jnp.int32) for name, l in logits.items()}
+    return {name: jnp.argmax(head, axis=-1)[..., None].astype(jnp.int32) for name, head in logits.items()}
 
 
 def log_prob(logits: dict[str, jax.Array], action: dict[str, jax.Array]) -> jax.Array:
@@ -51,7 +51,7 @@ def log_prob(logits: dict[str, jax.Array], action: dict[str, jax.Array]) -> jax.
 
 def entropy(logits: dict[str, jax.Array]) -> jax.Array:
     """Entropy in nats: -sum_a p(a) log p(a), summed over components; float32 [...]."""
-    terms = [-jnp.sum(jnp.exp(l) * l, axis=-1) for _, l in sorted(logits.items())]
+    terms = [-jnp.sum(jnp.exp(head) * head, axis=-1) for _, head in sorted(logits.items())]
     return sum(terms[1:], start=terms[0])
 
 
@@ -86,9 +86,7 @@ def value_moments(statistics: ValueStatistics) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.where(seen, jnp.sqrt(variance), 1.0)
 
 
-def updated_value_statistics(
-    statistics: ValueStatistics, target: jax.Array, weight: jax.Array
-) -> ValueStatistics:
+def updated_value_statistics(statistics: ValueStatistics, target: jax.Array, weight: jax.Array) -> ValueStatistics:
     """Takes in one iteration's targets; those that are not finite or have weight 0 are left out.
 
     Args:

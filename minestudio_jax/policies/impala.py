@@ -72,7 +72,7 @@ class ResettingGRU(nnx.Module):
         Returns:
           Outputs [B, T, S] and the memory [B, S] after step T-1.
         """
-        kernel, bias = self.recurrent.kernel[...], self.recurrent.bias[...]
+        kernel, bias = self.recurrent.kernel[...], self.recurrent.bias[...]  # type: ignore[index]
 
         def step(h: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             projected_t, first_t = inputs

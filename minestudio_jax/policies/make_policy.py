@@ -17,9 +17,7 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
       ValueError: the policy cannot serve such environments.
     """
     if not config.policy.factory:
-        return ImpalaPolicy(
-            spec, config.policy.channels, config.policy.hidden_size, config.trainer.use_normalized_vf
-        )
+        return ImpalaPolicy(spec, config.policy.channels, config.policy.hidden_size, config.trainer.use_normalized_vf)
     policy = load_factory("policy.factory", config.policy.factory)(spec, **config.policy.options)
     if not isinstance(policy, Policy):
         raise ConfigError(

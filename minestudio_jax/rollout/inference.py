@@ -24,9 +24,7 @@ class Inference:
       greedy: takes the most probable action instead of sampling.
     """
 
-    def __init__(
-        self, policy: Policy, num_envs: int, batch_size: int, seed: int, greedy: bool = False
-    ) -> None:
+    def __init__(self, policy: Policy, num_envs: int, batch_size: int, seed: int, greedy: bool = False) -> None:
         self._policy = policy
         self._batch_size = batch_size
         self._padding_row = num_envs
@@ -66,13 +64,11 @@ class Inference:
             count = len(env_id[part])
             key = jax.random.fold_in(self._key, self._calls)
             self._calls += 1
-            self._slab, result = self._act(
-                params, self._slab, *self._padded(obs, first, env_id, part), key
-            )
+            self._slab, result = self._act(params, self._slab, *self._padded(obs, first, env_id, part), key)
             results.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], result))
         if len(results) == 1:
-            return results[0]  # type: ignore[no-any-return]
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *results)  # type: ignore[no-any-return]
+            return results[0]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
     def value(self, params: Params, obs: dict[str, np.ndarray], env_id: np.ndarray) -> np.ndarray:
         """Value float32 [K] of observations that follow the environments' last actions; memory stays as it is."""
@@ -110,7 +106,7 @@ def _act(
 ) -> tuple[Any, tuple[dict[str, jax.Array], jax.Array, jax.Array]]:
     memory = jax.tree.map(lambda leaf: leaf[env_id], slab)
     output, memory = policy.apply(params, jax.tree.map(lambda x: x[:, None], obs), first[:, None], memory)
-    logits = {name: l[:, 0] for name, l in output.logits.items()}
+    logits = {name: head[:, 0] for name, head in output.logits.items()}
     action = heads.mode(logits) if greedy else heads.sample(key, logits)
     slab = jax.tree.map(lambda all_, rows: all_.at[env_id].set(rows), slab, memory)
     return slab, (action, heads.log_prob(logits, action), output.value[:, 0])

@@ -131,10 +131,7 @@ class ReplayBuffer:
         wanted = num_fragments // self.config.fragments_per_chunk
         if len(self._chunks) < wanted:
             return None
-        if self.config.sampling == "fifo":
-            chosen = self._chunks[:wanted]
-        else:
-            chosen = self._random.sample(self._chunks, wanted)
+        chosen = self._chunks[:wanted] if self.config.sampling == "fifo" else self._random.sample(self._chunks, wanted)
         for chunk in chosen:
             chunk.uses += 1
             if chunk.uses >= self.config.max_reuse:
@@ -193,9 +190,7 @@ class ReplayBufferActor:
         """Fragments for one iteration, or None if there were not enough within `timeout_s`."""
         async with self._changed:
             try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._buffer.ready >= num_fragments), timeout_s
-                )
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._buffer.ready >= num_fragments), timeout_s)
             except TimeoutError:
                 return None
             entries = self._buffer.take(num_fragments)

@@ -54,9 +54,7 @@ class RolloutActor:
         try:
             policy = make_policy(config, self._pool.spec)
             self._abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
-            self._worker = RolloutWorker(
-                config, worker_id, worker_life, session_id, self._pool, policy, self._send
-            )
+            self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
         except BaseException:
             self._pool.close()
             raise

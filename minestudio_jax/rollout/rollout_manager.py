@@ -217,4 +217,3 @@ class RolloutManager:
             self._workers[worker_id] = self._start_worker(worker_id)
             if self._published is not None:
                 self._workers[worker_id].load_policy.remote(*self._published)
-

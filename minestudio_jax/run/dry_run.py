@@ -20,7 +20,7 @@ def derived_figures(config: Config) -> dict[str, str]:
       ValueError: environment or policy settings that do not fit.
     """
     devices = jax.device_count()
-    fragments = fragments_per_iteration(config, devices)
+    fragments = fragments_per_iteration(config.trainer, devices)
     length, trainer = config.rollout.fragment_length, config.trainer
     figures = {
         "learner devices": f"{devices} ({jax.devices()[0].device_kind})",

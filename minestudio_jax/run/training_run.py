@@ -52,7 +52,7 @@ def train(config: Config) -> int:
     else:
         check_factory(config)
     devices = jax.device_count()
-    needed = fragments_per_iteration(config, devices)
+    needed = fragments_per_iteration(config.trainer, devices)
     _check_capacity(config, needed, devices)
 
     with ExitStack() as cleanup:
@@ -72,9 +72,7 @@ def train(config: Config) -> int:
             return 1
 
 
-def _run(
-    config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float
-) -> int:
+def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float) -> int:
     """Starts both sides, loops, and stops them whatever happens."""
     with ExitStack() as cleanup:
         board.stage("starting Ray" if not config.run.ray_address else f"joining Ray at {config.run.ray_address}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ def stack_fragments(fragments: Sequence[SampleFragment], version: int) -> Fragme
     fragments = sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
     length = fragments[0].length
     metadata = [f.metadata for f in fragments]
-    continues = [a.continued_by(b, length) for a, b in zip(metadata, metadata[1:], strict=False)] + [False]
+    continues = [a.continued_by(b, length) for a, b in itertools.pairwise(metadata)] + [False]
     valid = np.array([m.valid_steps for m in metadata])
 
     def stack(*leaves: np.ndarray) -> np.ndarray:

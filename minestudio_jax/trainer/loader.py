@@ -43,9 +43,7 @@ class FragmentLoader:
       current_version: policy version of the parameters in training.
     """
 
-    def __init__(
-        self, source: FragmentSource, sharding: NamedSharding, current_version: Callable[[], int]
-    ) -> None:
+    def __init__(self, source: FragmentSource, sharding: NamedSharding, current_version: Callable[[], int]) -> None:
         self._source = source
         self._sharding = sharding
         self._current_version = current_version

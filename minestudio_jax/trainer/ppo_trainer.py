@@ -19,7 +19,7 @@ from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
 from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, LoadedBatch
 from minestudio_jax.trainer.publisher import ParamPublisher
-from minestudio_jax.trainer.state import Counters, initial_state
+from minestudio_jax.trainer.state import Counters, TrainState, initial_state
 from minestudio_jax.trainer.update import make_update
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.timing import Stopwatch
@@ -54,13 +54,12 @@ class PPOTrainer:
         mesh = sharding.data_mesh()
         self._batch_sharding = sharding.along_data(mesh)
 
-        initial = jax.jit(
-            lambda: initial_state(policy, config, seed), out_shardings=sharding.replicated(mesh)
-        )
+        initial = jax.jit(lambda: initial_state(policy, config, seed), out_shardings=sharding.replicated(mesh))
         abstract = sharding.with_sharding(jax.eval_shape(initial), sharding.replicated(mesh))
         self._checkpointer = Checkpointer(run_dir / "checkpoints", config)
         restored = self._checkpointer.restore(abstract)
         self.resumed = restored is not None
+        self._state: TrainState
         self._state, self.counters = restored or (initial(), Counters())
 
         # A process that was killed may have published more than its last checkpoint knows of.

@@ -50,9 +50,7 @@ class Counters:
 
 def make_optimizer(config: TrainerConfig) -> optax.GradientTransformation:
     """AdamW behind a clip of the global norm; no decay on anything with fewer than two axes."""
-    steps_per_iteration = (
-        config.epochs_per_iteration * config.batches_per_iteration // config.gradient_accumulation
-    )
+    steps_per_iteration = config.epochs_per_iteration * config.batches_per_iteration // config.gradient_accumulation
     learning_rate: float | Callable[[jax.Array], jax.Array] = config.learning_rate
     if config.anneal_lr_linearly:
 

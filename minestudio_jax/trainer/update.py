@@ -252,9 +252,7 @@ def _split_last(obs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[s
 
 def _contexts(tree: Any, length: int) -> Any:
     """[B, T, ...] to [T / C, B, C, ...]."""
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, length, *x.shape[2:]), 1, 0), tree
-    )
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, length, *x.shape[2:]), 1, 0), tree)
 
 
 def _shuffled_groups(tree: Any, order: jax.Array, config: TrainerConfig, num_devices: int) -> Any:

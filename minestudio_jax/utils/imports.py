@@ -33,4 +33,4 @@ def load_factory(setting: str, path: str) -> Callable[..., Any]:
     factory = getattr(module, function_name, None)
     if not callable(factory):
         raise ConfigError(f"{setting}={path!r}: {module_name!r} has no function {function_name!r}")
-    return factory  # type: ignore[no-any-return]
+    return factory

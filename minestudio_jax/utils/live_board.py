@@ -116,7 +116,12 @@ class LiveBoard:
         rows = [
             ("iteration", f"{metrics['iteration']:.0f}", "policy loss", f"{metrics['loss/policy']:.4f}"),
             ("env steps", f"{metrics['env_steps']:,.0f}", "value loss", f"{metrics['loss/value']:.4f}"),
-            ("env steps/s", f"{metrics['speed/env_steps_per_s']:.0f}", "entropy", f"{metrics['loss/entropy']:.3f}"),
+            (
+                "env steps/s",
+                f"{metrics['speed/env_steps_per_s']:.0f}",
+                "entropy",
+                f"{metrics['loss/entropy']:.3f}",
+            ),
             (
                 "trained steps/s",
                 f"{metrics['speed/trained_steps_per_s']:.0f}",
@@ -137,7 +142,10 @@ class LiveBoard:
         shares = "  ".join(f"{name} {seconds / total:.0%}" for name, seconds in phases.items())
         curve = f"return of the last 20 episodes {metrics['episode/return_mean_last_20']:.2f}  {self._spark()}"
         return Group(
-            Text(curve), table, Text(f"time  {shares}"), Text(f"waiting for {waiting_for}" if waiting_for else "")
+            Text(curve),
+            table,
+            Text(f"time  {shares}"),
+            Text(f"waiting for {waiting_for}" if waiting_for else ""),
         )
 
     def _spark(self) -> str:

@@ -13,9 +13,7 @@ LENGTH = 4
 
 
 def describe(fragment_index, start_step, valid_steps, version_first, version_last):
-    return FragmentMetadata(
-        0, 0, 0, fragment_index, start_step, valid_steps, "s", version_first, version_last, "task"
-    )
+    return FragmentMetadata(0, 0, 0, fragment_index, start_step, valid_steps, "s", version_first, version_last, "task")
 
 
 def decision(step, version=1):

@@ -43,9 +43,7 @@ def random_case(rng, n=5, t=12, end_rate=0.2):
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_the_definition_in_float64(seed):
     case = random_case(np.random.default_rng(seed))
-    for got, wanted in zip(
-        generalized_advantage_estimation(*case, 0.97, 0.9), loop_gae(*case, 0.97, 0.9), strict=True
-    ):
+    for got, wanted in zip(generalized_advantage_estimation(*case, 0.97, 0.9), loop_gae(*case, 0.97, 0.9), strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
@@ -63,7 +61,14 @@ def test_golden_cases_of_the_reference(golden):
         none = np.zeros_like(done)
         gamma, lam = get("gamma_lambda")
         advantage, target = joined_generalized_advantage_estimation(
-            reward.astype(np.float32), value, done, none, np.zeros_like(reward, np.float32), continues, gamma, lam
+            reward.astype(np.float32),
+            value,
+            done,
+            none,
+            np.zeros_like(reward, np.float32),
+            continues,
+            gamma,
+            lam,
         )
         scale = 1e-5 * max(1.0, np.abs(get("advantage")).max())
         np.testing.assert_allclose(advantage, get("advantage")[order], atol=scale, rtol=1e-5)
@@ -73,9 +78,7 @@ def test_golden_cases_of_the_reference(golden):
 def test_one_trace_cut_into_fragments_gives_what_the_whole_trace_gives():
     rng = np.random.default_rng(1)
     reward, value, terminated, truncated, truncation_value = random_case(rng, n=1, t=24)
-    whole, _ = generalized_advantage_estimation(
-        reward, value, terminated, truncated, truncation_value, 0.99, 0.95
-    )
+    whole, _ = generalized_advantage_estimation(reward, value, terminated, truncated, truncation_value, 0.99, 0.95)
     cut = lambda x: x.reshape(4, 6)
     cut_value = np.stack([value[0, i : i + 7] for i in range(0, 24, 6)])
     joined, _ = joined_generalized_advantage_estimation(
@@ -99,9 +102,7 @@ def test_one_trace_with_two_episodes_equals_two_traces():
     reward, value, terminated, truncated, truncation_value = random_case(rng, n=1, t=10, end_rate=0.0)
     terminated = terminated.copy()
     terminated[0, 4] = True
-    both, _ = generalized_advantage_estimation(
-        reward, value, terminated, truncated, truncation_value, 0.99, 0.95
-    )
+    both, _ = generalized_advantage_estimation(reward, value, terminated, truncated, truncation_value, 0.99, 0.95)
     parts = []
     for a, b in ((0, 5), (5, 10)):
         part, _ = generalized_advantage_estimation(
@@ -149,6 +150,4 @@ def test_normalized_ignores_padding_and_survives_equal_advantages():
 def test_wrong_shapes_are_refused():
     reward, value, terminated, truncated, truncation_value = random_case(np.random.default_rng(0))
     with pytest.raises(AssertionError):
-        generalized_advantage_estimation(
-            reward, value[:, :-1], terminated, truncated, truncation_value, 0.99, 0.95
-        )
+        generalized_advantage_estimation(reward, value[:, :-1], terminated, truncated, truncation_value, 0.99, 0.95)

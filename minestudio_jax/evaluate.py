@@ -1,0 +1,33 @@
+"""Plays episodes with a trained policy: python -m minestudio_jax.evaluate --run.dir=runs/quickstart --episodes=20
+
+Settings are those the run was last started with; give a flag to change one, for example another task or seed.
+Prints one line an episode and, as the last line, a JSON object with the means.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.run.command_line import run_program
+
+_EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes to play.", lower_bound=1)
+_VERSION = flags.DEFINE_integer("version", 0, "Policy version to play; 0: the newest published one.", lower_bound=0)
+_GREEDY = flags.DEFINE_bool("greedy", False, "Take the most probable action instead of sampling.")
+
+
+def main(config: Config) -> int:
+    from minestudio_jax.run.evaluation import evaluate
+
+    given = {name for name in flags.FLAGS if flags.FLAGS[name].present and "." in name}
+    try:
+        evaluate(config, given, _EPISODES.value, _VERSION.value, _GREEDY.value, sys.stdout)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    return 0
+
+
+if __name__ == "__main__":
+    run_program("evaluate", main)

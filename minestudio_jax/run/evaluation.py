@@ -1,0 +1,116 @@
+"""Playing episodes with a published policy, in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import TextIO
+
+import jax
+import numpy as np
+
+from minestudio_jax.config import Config, ConfigError, validate
+from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout.env_pool import EnvPool
+from minestudio_jax.rollout.environments import make_pool
+from minestudio_jax.rollout.inference import Inference
+from minestudio_jax.run.run_directory import read_config
+from minestudio_jax.utils import policy_store
+from minestudio_jax.utils.seeding import derived_seed
+
+_RECV_TIMEOUT_S = 1.0
+
+
+def evaluate(
+    config: Config, given: Collection[str], episodes: int, version: int, greedy: bool, out: TextIO
+) -> dict[str, float]:
+    """Plays the first `episodes` episodes to be begun, all of them to their ends.
+
+    Episodes are counted in the order they begin, not end: otherwise short ones would be over-represented.
+
+    Args:
+      config: settings of the command line; only `run.dir` and those named in `given` count.
+      given: names of the settings that replace the run's own.
+      episodes: how many.
+      version: policy version; 0 is the newest.
+      greedy: most probable action instead of a sampled one.
+      out: takes a line an episode and a JSON object at the end.
+    Returns:
+      Means and deviations as printed.
+    Raises:
+      ConfigError: there is no run or no such version.
+      ValueError: the settings do not fit the policy.
+    """
+    run_dir = Path(config.run.dir)
+    config = _merged(read_config(run_dir), config, given)
+    versions = policy_store.list_versions(run_dir / "versions")
+    if not versions or (version and version not in versions):
+        raise ConfigError(
+            f"--version={version}: {run_dir / 'versions'} holds {versions or 'no versions'}; 0 takes the newest"
+        )
+    version = version or versions[-1]
+    pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs")
+    try:
+        returns, lengths = _play(
+            config, pool, policy_store.version_path(run_dir / "versions", version), episodes, greedy, out
+        )
+    finally:
+        pool.close()
+    result = {
+        "policy_version": float(version),
+        "episodes": float(episodes),
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+        "length_mean": float(np.mean(lengths)),
+    }
+    print(json.dumps(result), file=out, flush=True)
+    return result
+
+
+def _play(
+    config: Config, pool: EnvPool, version_path: Path, episodes: int, greedy: bool, out: TextIO
+) -> tuple[list[float], list[int]]:
+    policy = make_policy(config, pool.spec)
+    params = policy_store.load_version(version_path, jax.eval_shape(policy.init, jax.random.key(0)))
+    seed = derived_seed(config.run.seed, "evaluation")
+    inference = Inference(policy, pool.num_envs, config.rollout.batch_size, seed, greedy)
+    begun = 0
+    number = [-1] * pool.num_envs  # of the episode under way in each environment; -1: not counted
+    total, length = np.zeros(pool.num_envs), np.zeros(pool.num_envs, int)
+    returns: dict[int, float] = {}
+    lengths: dict[int, int] = {}
+    while len(returns) < episodes:
+        steps = pool.recv(_RECV_TIMEOUT_S)
+        if steps is None:
+            continue
+        for k, env_id in enumerate(steps.env_id):
+            total[env_id] += steps.reward[k]
+            length[env_id] += 1
+            ended = bool(steps.terminated[k] or steps.truncated[k])
+            if ended and number[env_id] >= 0:
+                returns[number[env_id]], lengths[number[env_id]] = float(total[env_id]), int(length[env_id])
+                print(
+                    f"episode {number[env_id] + 1}: return {total[env_id]:g}, {length[env_id]} steps",
+                    file=out,
+                    flush=True,
+                )
+            if steps.first[k]:
+                # An episode lost to a failure is played again under its number.
+                if not (steps.failed[k] and number[env_id] >= 0):
+                    number[env_id], begun = (begun, begun + 1) if begun < episodes else (-1, begun)
+                total[env_id], length[env_id] = 0.0, 0
+        action, _, _ = inference.act(params, steps.obs, steps.first, steps.env_id)
+        pool.send(action, steps.env_id)
+    return [returns[i] for i in range(episodes)], [lengths[i] for i in range(episodes)]
+
+
+def _merged(stored: Config, command_line: Config, given: Collection[str]) -> Config:
+    """The run's settings with those of the command line put over them."""
+    values, new = stored.to_dict(), command_line.to_dict()
+    for name in given:
+        section, key = name.split(".", 1)
+        values[section][key] = new[section][key]
+    merged = Config.from_dict(values)
+    validate(merged)
+    return merged

@@ -1,0 +1,75 @@
+"""Style, types and import zones of the whole package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minestudio_jax"
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "--no-error-summary"]]
+)
+def test_tool_is_content(command):
+    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Names of all modules a file imports, at any level of nesting."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files_of(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.py"))]
+
+
+def forbidden(files: list[Path], *prefixes: str, but: tuple[str, ...] = ()) -> list[str]:
+    found = []
+    for path in files:
+        for name in imported_modules(path):
+            bad = any(name == p or name.startswith(p + ".") for p in prefixes)
+            if bad and not any(name == b or name.startswith(b + ".") for b in but):
+                found.append(f"{path.relative_to(ROOT)} imports {name}")
+    return found
+
+
+def test_simulator_side_runs_under_an_old_interpreter_with_numpy_alone():
+    files = [PACKAGE / "__init__.py", *sorted((PACKAGE / "envs").glob("*.py"))]
+    assert len(files) >= 4
+    assert forbidden(files, "jax", "flax", "ray", "absl", "optax", "orbax", "rich") == []
+    for path in files:
+        ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_experience_side_knows_nothing_of_learning():
+    files = files_of("rollout")
+    assert len(files) >= 10
+    assert forbidden(files, "optax", "minestudio_jax.trainer", "minestudio_jax.run") == []
+
+
+def test_learning_side_knows_nothing_of_ray():
+    files = files_of("policies", "trainer", "envs/voxel")
+    assert len(files) >= 15
+    allowed = ("minestudio_jax.rollout.fragment",)
+    assert forbidden(files, "ray", "minestudio_jax.rollout", "minestudio_jax.run", but=allowed) == []
+
+
+def test_importing_the_settings_and_programs_needs_no_jax_and_no_ray():
+    code = (
+        "import sys, minestudio_jax.config, minestudio_jax.train, minestudio_jax.evaluate\n"
+        "assert not {'jax', 'ray', 'flax', 'orbax'} & set(sys.modules), 'slow imports'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
