@@ -1,0 +1,54 @@
+"""What tests of processes need to know of the operating system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from minestudio_jax.rollout.process_guard import MARKER_VARIABLE
+
+
+def is_alive(pid: int) -> bool:
+    """Neither gone nor a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+def marked_pids() -> set[int]:
+    """Processes of environments, whoever started them."""
+    found = set()
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if f"{MARKER_VARIABLE}=".encode() in Path(f"/proc/{entry}/environ").read_bytes() and is_alive(int(entry)):
+                found.add(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def children() -> set[int]:
+    """Processes of this one, zombies too."""
+    found = set()
+    for task in os.listdir("/proc/self/task"):
+        found |= {int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
+    return found
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    """A process that is none of anyone's business."""
+    return subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)

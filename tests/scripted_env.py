@@ -1,0 +1,121 @@
+"""A scripted environment for tests of the process side: NumPy only, runs under any interpreter.
+
+Observation "image" is uint8 [4, 4, 3], filled with (index, episode, step); the reward of a step is
+100 * index + 10 * episode + step, so that a test can tell where every number came from.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+
+
+class ScriptedEnv:
+    """Misbehaves as told.
+
+    Args:
+      episode_length: steps.
+      end: "terminated" or "truncated".
+      step_s: seconds a step takes.
+      fault: what goes wrong in `reset` or at step `fault_step` of episode `fault_episode`; see `_misbehave`.
+      fault_index: the environment that misbehaves.
+      fault_once: path; the fault strikes only while there is no such file, and makes it.
+      child: start a process, "group" in this process group or "session" in its own one, as simulators do.
+    """
+
+    def __init__(
+        self, index, seed, episode_length=3, end="terminated", step_s=0.0, fault="", fault_in="step", fault_step=2,
+        fault_episode=0, fault_index=0, fault_once="", child="", height=4,
+    ):  # fmt: skip
+        self.spec = EnvironmentSpec({"image": ArraySpec((height, 4, 3), "uint8")}, {"choice": 4})
+        self._index, self._seed, self._reset_seed, self._height = index, seed, None, height
+        self._episode_length, self._end, self._step_s = episode_length, end, step_s
+        self._fault = fault if index == fault_index else ""
+        self._fault_in, self._fault_at, self._fault_once = fault_in, (fault_episode, fault_step), fault_once
+        self._episode = -1
+        self._children = []
+        if child:
+            sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+            self._children.append(subprocess.Popen(sleep, start_new_session=child == "session"))
+        print(f"environment {index} speaks", flush=True)
+        if self._fault_in == "start":
+            self._misbehave()
+
+    def reset(self, seed=None):
+        self._episode += 1
+        self._step = 0
+        if seed is not None:
+            self._reset_seed = seed
+        if self._fault_in == "reset" and self._fault_at[0] == self._episode:
+            self._misbehave()
+        return self._observation(), {}
+
+    def step(self, action):
+        time.sleep(self._step_s)
+        self._step += 1
+        obs, reward = self._observation(), float(100 * self._index + 10 * self._episode + self._step)
+        if self._fault_in == "step" and self._fault_at == (self._episode, self._step):
+            wrong = self._misbehave()
+            if wrong == "four":
+                return obs, reward, False, {}
+            obs, reward = {"image": wrong.get("image", obs["image"])}, wrong.get("reward", reward)
+        ended = self._step == self._episode_length
+        info = {
+            "choice": int(action["choice"][0]),
+            "seed": self._seed,
+            "reset_seed": self._reset_seed,
+            "count": np.int64(self._step),
+            "pov": obs["image"],
+            "pid": os.getpid(),
+            "children": [child.pid for child in self._children],
+        }
+        return obs, reward, ended and self._end == "terminated", ended and self._end == "truncated", info
+
+    def close(self):
+        print("closed in good order", flush=True)
+
+    def _observation(self):
+        image = np.empty((self._height, 4, 3), np.uint8)
+        image[:] = (self._index, self._episode % 256, self._step % 256)
+        return {"image": image}
+
+    def _misbehave(self):
+        if self._fault_once:
+            if os.path.exists(self._fault_once):
+                return {}
+            with open(self._fault_once, "w"):
+                pass
+        if self._fault == "crash":
+            os._exit(7)
+        if self._fault == "hang":
+            time.sleep(600)
+        if self._fault == "exception":
+            raise RuntimeError("the scripted exception")
+        if self._fault == "garbage":
+            # Whoever writes into the socket: its number is the program's first argument.
+            os.write(int(sys.argv[1]), b"GET / HTTP/1.1\r\n\r\n")
+            time.sleep(600)
+        return {
+            "shape": {"image": np.zeros((5, 5, 3), np.uint8)},
+            "dtype": {"image": np.zeros((4, 4, 3), np.float32)},
+            "nan": {"reward": float("nan")},
+            "four": "four",
+        }.get(self._fault, {})
+
+
+def make(index, seed, **options):
+    return ScriptedEnv(index, seed, **options)
+
+
+def make_of_different_sizes(index, seed):
+    return ScriptedEnv(index, seed, height=4 + index)
+
+
+def make_without_spec(index, seed):
+    return object()
