@@ -152,6 +152,9 @@ class TrainerConfig:
     max_grad_norm: float = _setting(5.0, "Gradients are scaled down to this global L2 norm.", lower=0)
     batch_size_per_device: int = _setting(4, "Fragments per batch on each accelerator.", lower=1)
     batches_per_iteration: int = _setting(8, "Batches fetched for one iteration.", lower=1)
+    prefetch_iterations: int = _setting(
+        1, "Iterations whose data is brought to the device before it is needed; 0 gives the freshest data.", lower=0
+    )
     gradient_accumulation: int = _setting(1, "Batches per optimiser step.", lower=1)
     epochs_per_iteration: int = _setting(1, "Passes over an iteration's fragments.", lower=1)
     context_length: int = _setting(64, "Steps that gradients flow back through memory.", lower=1)

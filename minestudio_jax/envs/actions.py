@@ -163,9 +163,7 @@ class DiscreteActions:
     @classmethod
     def make(cls, choices: Mapping[str, Tuple[Tuple[str, ...], float, float]]) -> "DiscreteActions":
         """From name -> (keys held, pitch, yaw in degrees per tick)."""
-        env_actions = {
-            key: np.array([key in keys for keys, _, _ in choices.values()], np.int64) for key in BUTTONS
-        }
+        env_actions = {key: np.array([key in keys for keys, _, _ in choices.values()], np.int64) for key in BUTTONS}
         camera = np.array([[pitch, yaw] for _, pitch, yaw in choices.values()])
         agent = encode({**env_actions, "camera": camera})
         return cls(tuple(choices), agent["buttons"][:, 0], agent["camera"][:, 0])

@@ -36,7 +36,8 @@ def _make_package_importable() -> None:
     spec = importlib.util.spec_from_file_location(
         "minestudio_jax", os.path.join(package, "__init__.py"), submodule_search_locations=[package]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules["minestudio_jax"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["minestudio_jax"])
 
@@ -185,7 +186,7 @@ def serve(control: socket.socket, memory_fd: int) -> None:
             if kind == "start":
                 deadlines_s = request["deadlines_s"]
             # A hang leaves the stack it hangs in in the log, just before the parent's deadline.
-            faulthandler.dump_traceback_later(0.9 * deadlines_s[kind], file=sys.__stderr__)
+            faulthandler.dump_traceback_later(0.9 * deadlines_s[kind], file=2)
             try:
                 if kind == "start":
                     host = Host(memory_fd, request)

@@ -109,7 +109,8 @@ class EnvWorker:
         self._marker = f"{marker};"
         self._reader = MessageReader()
         self._closed = False
-        self._asked, self.deadline = "", None
+        self._asked = ""
+        self.deadline: float | None = None
         try:
             request = pack(
                 {

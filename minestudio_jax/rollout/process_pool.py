@@ -184,7 +184,8 @@ class ProcessEnvPool:
             if slot.state is _State.WAITING and time.monotonic() >= slot.restart_at:
                 self._start(slot)
         times = [slot.restart_at for slot in self._slots if slot.state is _State.WAITING]
-        times += [s.worker.deadline for s in self._slots if s.worker is not None and s.worker.deadline is not None]
+        workers = [slot.worker for slot in self._slots if slot.worker is not None]
+        times += [worker.deadline for worker in workers if worker.deadline is not None]
         times += [] if until is None else [until]
         wait_s = max(0.0, min(times) - time.monotonic()) if times else None
         for key, _ in self._selector.select(wait_s):
@@ -213,7 +214,7 @@ class ProcessEnvPool:
         self._watch(slot, slot.worker)
 
     def _watch(self, slot: _Slot, worker: EnvWorker) -> None:
-        """Only while it is busy: the death of an idle environment is found out, and told, as that of its next action."""
+        """Only while it is busy: the death of an idle environment is found out and told as one in its next action."""
         slot.state = _State.BUSY
         self._selector.register(worker, selectors.EVENT_READ, slot.index)
 

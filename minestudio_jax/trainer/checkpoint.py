@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer.state import Counters, TrainState
+from minestudio_jax.utils.policy_store import ORBAX_LOCK
 
 
 class Checkpointer:
@@ -28,26 +30,43 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=config.keep_last, keep_period=config.keep_interval, create=True
+                max_to_keep=config.keep_last,
+                keep_period=config.keep_interval,
+                create=True,
+                enable_async_checkpointing=False,
             ),
         )
+        self._saved = self._manager.latest_step()
+        # Orbax's own asynchronous saving cannot share a process with the publisher's (see ORBAX_LOCK).
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
 
     def due(self, iteration: int) -> bool:
         """Whether the interval asks for a checkpoint after this many finished iterations."""
         return iteration % self._interval == 0
 
     def save(self, state: TrainState, counters: Counters) -> None:
-        """Writes a checkpoint; the arrays are copied before this returns, the writing goes on behind it."""
-        if counters.iteration == self._manager.latest_step():
+        """Writes a checkpoint; the arrays are copied before this returns, the writing goes on behind it.
+
+        Raises:
+          Exception: the save before this one failed.
+        """
+        if counters.iteration == self._saved:
             return
+        self.flush()
         # A host copy: the state's buffers are donated to the next update while Orbax still writes.
-        self._manager.save(
-            counters.iteration,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_as_dict(jax.device_get(state))),
-                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
-            ),
-        )
+        self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters)
+        self._saved = counters.iteration
+
+    def flush(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          Exception: writing failed.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest complete checkpoint, or None if there is none.
@@ -77,8 +96,21 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.flush()
+        finally:
+            self._writer.shutdown()
+            self._manager.close()
+
+    def _write(self, state: dict[str, Any], counters: Counters) -> None:
+        with ORBAX_LOCK:
+            self._manager.save(
+                counters.iteration,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+                ),
+            )
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Brings fragments onto the device one iteration ahead, in a background thread."""
+"""Brings fragments onto the device ahead of their iteration, in a background thread."""
 
 from __future__ import annotations
 
@@ -35,19 +35,23 @@ class LoadedBatch:
 
 
 class FragmentLoader:
-    """Fetches, stacks and places one iteration's fragments while the one before is being trained on.
+    """Fetches, stacks and places iterations' fragments while others are being trained on.
 
     Args:
       source: where fragments come from; called from the loader's thread only.
       sharding: of the batch's leading axis.
       current_version: policy version of the parameters in training.
+      ahead: iterations fetched before they are asked for.
     """
 
-    def __init__(self, source: FragmentSource, sharding: NamedSharding, current_version: Callable[[], int]) -> None:
+    def __init__(
+        self, source: FragmentSource, sharding: NamedSharding, current_version: Callable[[], int], ahead: int
+    ) -> None:
         self._source = source
         self._sharding = sharding
         self._current_version = current_version
-        self._wanted = threading.Semaphore(1)
+        self._wanted = threading.Semaphore(ahead)
+        self._asked = False
         self._ready: queue.Queue[LoadedBatch | BaseException] = queue.Queue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fragment-loader", daemon=True)
@@ -59,13 +63,16 @@ class FragmentLoader:
         Raises:
           Exception: what the source raised, once.
         """
+        if not self._asked:
+            self._asked = True
+            self._wanted.release()
         try:
             item = self._ready.get(timeout=timeout_s)
         except queue.Empty:
             return None
         if isinstance(item, BaseException):
             raise item
-        self._wanted.release()
+        self._asked = False
         return item
 
     def close(self, timeout_s: float = 10.0) -> None:

@@ -86,8 +86,13 @@ class PPOTrainer:
         self.counters = dataclasses.replace(self.counters, policy_version=version)
 
     def open(self, source: FragmentSource) -> None:
-        """Begins to take fragments from `source`, one iteration ahead."""
-        self._loader = FragmentLoader(source, self._batch_sharding, lambda: self.counters.policy_version)
+        """Begins to take fragments from `source`."""
+        self._loader = FragmentLoader(
+            source,
+            self._batch_sharding,
+            lambda: self.counters.policy_version,
+            self._config.prefetch_iterations,
+        )
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
         """The next iteration's data, or None if it is not there in time."""

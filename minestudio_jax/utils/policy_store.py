@@ -7,12 +7,17 @@ under its name only when it is complete.
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+# Orbax keeps the operation under way in variables of the process: two saves at a time take each other's temporary
+# folders. Whoever writes or reads through Orbax in this process holds this lock.
+ORBAX_LOCK = threading.Lock()
 
 
 def version_path(directory: Path, version: int) -> Path:
@@ -32,8 +37,7 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
     path = version_path(directory.absolute(), version)
     if path.exists():
         shutil.rmtree(path)
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(params))
     return path
 
@@ -51,7 +55,7 @@ def load_version(path: Path, abstract: Any) -> Any:
     path = path.absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no policy version at {path}")
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
         params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
 

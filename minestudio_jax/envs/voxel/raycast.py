@@ -29,9 +29,7 @@ class Hit(NamedTuple):
     axis: jax.Array
 
 
-def cast(
-    blocks: jax.Array, eye: jax.Array, dx: jax.Array, dy: jax.Array, dz: jax.Array, max_crossings: int
-) -> Hit:
+def cast(blocks: jax.Array, eye: jax.Array, dx: jax.Array, dy: jax.Array, dz: jax.Array, max_crossings: int) -> Hit:
     """Follows rays from one eye to the first cell that is not air.
 
     A plain loop of fixed length over separate arrays: on CPUs faster than leaving early, and never to be unrolled.

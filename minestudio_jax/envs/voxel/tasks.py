@@ -45,6 +45,8 @@ TASKS = {
     task.name: task
     for task in (
         Task("chop_tree", "Chop down trees: one point for every log.", {b.LOG: 1.0}, _GATHERING),
-        Task("collect_dirt", "Dig up dirt and grass: one point for every block.", {b.DIRT: 1.0, b.GRASS: 1.0}, _GATHERING),
+        Task(
+            "collect_dirt", "Dig up dirt and grass: one point for every block.", {b.DIRT: 1.0, b.GRASS: 1.0}, _GATHERING
+        ),
     )
 }

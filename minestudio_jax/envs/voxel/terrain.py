@@ -58,9 +58,9 @@ def generate(key: jax.Array, settings: WorldSettings) -> tuple[jax.Array, jax.Ar
     ground = ground_height(keys[0], settings)
     y = jnp.arange(height)[None, :, None]
     top = ground[:, None, :]
-    world = jnp.select(
-        [y == 0, y < top - 3, y < top, y == top], [b.BEDROCK, b.STONE, b.DIRT, b.GRASS], b.AIR
-    ).astype(jnp.uint8)
+    world = jnp.select([y == 0, y < top - 3, y < top, y == top], [b.BEDROCK, b.STONE, b.DIRT, b.GRASS], b.AIR).astype(
+        jnp.uint8
+    )
 
     # One tree at most in every cell of a grid, somewhere inside it.
     cells = (size - 2 * MARGIN - 4) // settings.tree_spacing
@@ -91,7 +91,9 @@ def generate(key: jax.Array, settings: WorldSettings) -> tuple[jax.Array, jax.Ar
     feet = ground[x, z] + 1
     clearing = jnp.arange(height)
     column = world[x, :, z]
-    world = world.at[x, :, z].set(jnp.where((clearing >= feet) & (clearing < feet + 3), b.AIR, column).astype(jnp.uint8))
+    world = world.at[x, :, z].set(
+        jnp.where((clearing >= feet) & (clearing < feet + 3), b.AIR, column).astype(jnp.uint8)
+    )
     to_tree = tree - (inside + 0.5)
     yaw = jnp.degrees(jnp.arctan2(-to_tree[0], to_tree[1])) + settings.spawn_turn * (2 * turn - 1)
 

@@ -102,9 +102,7 @@ class World:
     def _tick(self, state: State, controls: physics.Controls) -> State:
         yaw, pitch = physics.turn(state.player, controls)
         player = dataclasses.replace(state.player, yaw=yaw, pitch=pitch)
-        mined = mining.attack(
-            state.blocks, player, state.breaking, controls, self.settings.break_speed_multiplier
-        )
+        mined = mining.attack(state.blocks, player, state.breaking, controls, self.settings.break_speed_multiplier)
         player = physics.move(mined.blocks, player, controls)
         count = (jnp.arange(b.NUM_BLOCKS) == mined.broken) & (mined.broken != b.AIR)
         # Drops go straight to the inventory; of the blocks here those that the hand harvests drop one item.

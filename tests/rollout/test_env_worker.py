@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.rollout.env_worker import EnvLaunch, EnvWorker, PermanentEnvironmentFailure, child_environment
+from tests.rollout.processes import is_alive, sleeper, wait_until
+
+ACTION = {"choice": np.array([3], np.int32)}
+
+
+def answer(worker):
+    """Waits as a pool does."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(worker, selectors.EVENT_READ)
+        while True:
+            if selector.select(max(0.0, worker.deadline - time.monotonic())):
+                reply = worker.receive()
+                if reply is not None:
+                    return reply
+            worker.check_deadline(time.monotonic())
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts workers and closes them."""
+    workers = []
+
+    def start(ready=True, factory="tests.scripted_env:make", index=0, python=None, deadline_s=10.0, **options):
+        settings = EnvLaunch(factory, tmp_path, options, python, 10.0, deadline_s, deadline_s)
+        workers.append(EnvWorker(settings, index, 5, f"test-{os.getpid()}:{len(workers)}"))
+        if ready:
+            assert answer(workers[-1]) == "start"
+            workers[-1].reset(6)
+            assert answer(workers[-1]) == "reset"
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+def step(worker):
+    worker.step(ACTION)
+    return answer(worker)
+
+
+def test_observations_rewards_and_infos_are_the_environments(launch):
+    worker = launch(index=2, end="truncated")
+    assert worker.current["image"][0, 0].tolist() == [2, 0, 0]
+    for t in (1, 2):
+        outcome = step(worker)
+        assert (outcome.reward, outcome.terminated, outcome.truncated) == (200 + t, False, False)
+        assert worker.current["image"][0, 0].tolist() == [2, 0, t]
+    assert {key: outcome.info[key] for key in ("choice", "seed", "reset_seed", "pov")} == {
+        "choice": 3, "seed": 5, "reset_seed": 6, "pov": None
+    }  # fmt: skip
+    assert outcome.info["pid"] == worker.pid == os.getpgid(worker.pid)
+    outcome = step(worker)
+    assert (outcome.reward, outcome.terminated, outcome.truncated) == (203, False, True)
+    worker.reset(None)
+    assert answer(worker) == "reset"
+    assert worker.final["image"][0, 0].tolist() == [2, 0, 3]
+    assert worker.current["image"][0, 0].tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("crash", "its process ended with status 7 during step"),
+        ("exception", "step: RuntimeError: the scripted exception"),
+        ("garbage", "cannot be understood"),
+        ("shape", r"'image' is uint8 \[5, 5, 3\]"),
+        ("nan", "the reward is nan"),
+    ],
+)
+def test_a_fault_in_a_step_ends_the_process_and_is_told_with_the_log(launch, fault, says):
+    worker = launch(fault=fault, fault_step=2)
+    step(worker)
+    with pytest.raises(EnvironmentFailure, match=says) as failure:
+        step(worker)
+    assert "environment 0 speaks" in str(failure.value)
+    assert wait_until(worker.is_reaped)
+
+
+def test_a_hang_is_killed_at_the_deadline_and_the_log_tells_where_it_hung(launch):
+    worker = launch(fault="hang", deadline_s=0.6)
+    step(worker)
+    begin = time.monotonic()
+    with pytest.raises(EnvironmentFailure, match=r"its step took longer than env\.step_deadline_s=0\.6") as failure:
+        step(worker)
+    assert 0.6 <= time.monotonic() - begin < 1.5
+    assert "in _misbehave" in str(failure.value)
+    assert wait_until(worker.is_reaped)
+
+
+def test_an_exception_in_reset_and_in_the_factory_is_told(launch):
+    for where in ("start", "reset"):
+        worker = launch(ready=False, fault="exception", fault_in=where)
+        with pytest.raises(EnvironmentFailure, match=f"{where}: RuntimeError: the scripted exception"):
+            assert answer(worker) == "start"
+            worker.reset(0)
+            answer(worker)
+
+
+def test_a_killed_process_is_told_from_a_stopped_one(launch):
+    killed, stopped = launch(step_s=0.3), launch(step_s=0.3, deadline_s=0.6, index=1)
+    for worker, number in ((killed, signal.SIGKILL), (stopped, signal.SIGSTOP)):
+        worker.step(ACTION)
+        os.kill(worker.pid, number)
+    with pytest.raises(EnvironmentFailure, match="killed by signal 9"):
+        answer(killed)
+    with pytest.raises(EnvironmentFailure, match=r"env\.step_deadline_s"):
+        answer(stopped)
+    assert wait_until(lambda: killed.is_reaped() and stopped.is_reaped())
+
+
+@pytest.mark.parametrize("child", ["group", "session"])
+def test_what_the_simulator_started_dies_with_it_and_nothing_else(launch, child):
+    decoy = sleeper()
+    worker, neighbour = launch(child=child, fault="crash"), launch(child=child, index=1)
+    (simulator,) = step(worker).info["children"]
+    (other,) = step(neighbour).info["children"]
+    with pytest.raises(EnvironmentFailure, match="status 7"):
+        step(worker)
+    assert wait_until(lambda: not is_alive(simulator))
+    assert is_alive(other)
+    neighbour.close()
+    assert wait_until(lambda: not is_alive(other))
+    assert is_alive(decoy.pid)
+    decoy.kill()
+    decoy.wait()
+
+
+def test_an_environment_that_nobody_can_build_is_a_permanent_failure(launch):
+    with pytest.raises(PermanentEnvironmentFailure, match=r"env\.python='/no/such/python' cannot be run"):
+        launch(python="/no/such/python")
+    with pytest.raises(PermanentEnvironmentFailure, match=r"env\.options"):
+        launch(text="x" * 100_000)
+    with pytest.raises(PermanentEnvironmentFailure, match=r"env\.factory='no_such_module:make'"):
+        launch(factory="no_such_module:make")
+
+
+def test_a_closed_worker_leaves_no_descriptor(launch):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    launch().close()
+    before = descriptors()
+    worker = launch()
+    assert descriptors() > before
+    worker.close()
+    worker.close()
+    del worker
+    assert descriptors() <= before + 1  # the mapping of an array that is still held keeps one
+
+
+def test_the_process_dies_in_the_middle_of_a_step_when_its_parent_is_killed(tmp_path):
+    code = (
+        "import pathlib, sys, time\n"
+        "from tests.rollout.test_env_worker import ACTION, EnvLaunch, EnvWorker, answer\n"
+        "launch = EnvLaunch('tests.scripted_env:make', pathlib.Path(sys.argv[1]), {'fault': 'hang', 'fault_step': 1})\n"
+        "worker = EnvWorker(launch, 0, 0, 'orphan:0')\n"
+        "answer(worker); worker.reset(0); answer(worker); worker.step(ACTION)\n"
+        "print(worker.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        time.sleep(0.1)
+        assert is_alive(pid)
+        parent.kill()
+    assert wait_until(lambda: not is_alive(pid), 5.0)
+
+
+def test_import_path_holds_the_users_folders_and_not_this_interpreters(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    variables = child_environment("m", foreign=True)
+    folders = variables["PYTHONPATH"].split(os.pathsep)
+    assert folders[:2] == [os.getcwd(), str(tmp_path)]
+    assert not [folder for folder in folders if "site-packages" in folder or "lib-dynload" in folder]
