@@ -22,6 +22,7 @@ def derived_figures(config: Config) -> dict[str, str]:
     devices = jax.device_count()
     fragments = fragments_per_iteration(config.trainer, devices)
     length, trainer = config.rollout.fragment_length, config.trainer
+    per_step = fragments // trainer.batches_per_iteration * trainer.gradient_accumulation
     figures = {
         "learner devices": f"{devices} ({jax.devices()[0].device_kind})",
         "environments": str(config.rollout.num_rollout_workers * config.rollout.num_envs),
@@ -30,7 +31,7 @@ def derived_figures(config: Config) -> dict[str, str]:
         "optimiser steps per iteration": str(
             trainer.epochs_per_iteration * trainer.batches_per_iteration // trainer.gradient_accumulation
         ),
-        "steps per optimiser step": f"{fragments // trainer.batches_per_iteration * trainer.gradient_accumulation * length:,}",
+        "steps per optimiser step": f"{per_step * length:,}",
     }
     if config.env.factory:
         figures["fragment, buffer, parameters"] = "known once the first environment has started"

@@ -71,6 +71,7 @@ def wait_for_cpus(config: Config, deadline_s: float) -> None:
         if time.monotonic() > ended:
             raise ConfigError(
                 f"the rollout workers ask for {demand:g} CPUs (rollout.num_rollout_workers x num_cpus_per_worker), "
-                f"the cluster at run.ray_address={config.run.ray_address!r} has {available:g}: ask for less or add nodes"
+                f"the cluster at run.ray_address={config.run.ray_address!r} has {available:g}: "
+                "ask for less or add nodes"
             )
         time.sleep(0.5)

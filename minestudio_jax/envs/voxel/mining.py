@@ -38,7 +38,7 @@ def attack(
     dx, dy, dz = look_direction(player.yaw, player.pitch)
     hit = cast(blocks, eye, dx, dy, dz, _CROSSINGS)
     _, size_y, size_z = blocks.shape
-    target = jnp.stack([hit.index // (size_y * size_z), hit.index // size_z % size_y, hit.index % size_z])
+    target = jnp.stack([hit.cell // (size_y * size_z), hit.cell // size_z % size_y, hit.cell % size_z])
     hardness = jnp.asarray(b.HARDNESS)[hit.block]
     breakable = (hit.block != b.AIR) & (hit.distance <= REACH) & (hardness >= 0)
     attacking = controls.attack & breakable

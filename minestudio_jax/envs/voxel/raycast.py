@@ -18,13 +18,13 @@ class Hit(NamedTuple):
 
     Attributes:
       block: int32, id; AIR if nothing was hit.
-      index: int32, flat index of the cell in `blocks`.
+      cell: int32, flat index of the cell in `blocks`.
       distance: float32, along the unit direction, blocks.
       axis: int32, of the face's normal: 0 x, 1 y, 2 z.
     """
 
     block: jax.Array
-    index: jax.Array
+    cell: jax.Array
     distance: jax.Array
     axis: jax.Array
 

@@ -51,7 +51,7 @@ def render(state: State, height: int, width: int, max_crossings: int) -> jax.Arr
     shade = jnp.where(
         hit.axis == 0, _SHADE_X, jnp.where(hit.axis == 2, _SHADE_Z, jnp.where(dy < 0, _SHADE_UP, _SHADE_DOWN))
     )
-    colour = colour * (shade * _cracks(state, hit.index, texel_u, texel_v))[..., None]
+    colour = colour * (shade * _cracks(state, hit.cell, texel_u, texel_v))[..., None]
     open_sky = (hit.block == b.AIR) | (hit.block == b.BARRIER)
     fog = jnp.clip((hit.distance / FOG_DISTANCE - FOG_BEGINS) / (1 - FOG_BEGINS), 0.0, 1.0)
     colour = colour + (FOG - colour) * fog[..., None]

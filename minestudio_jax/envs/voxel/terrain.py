@@ -64,7 +64,7 @@ def generate(key: jax.Array, settings: WorldSettings) -> tuple[jax.Array, jax.Ar
 
     # One tree at most in every cell of a grid, somewhere inside it.
     cells = (size - 2 * MARGIN - 4) // settings.tree_spacing
-    corner = MARGIN + 2 + settings.tree_spacing * np.stack(np.mgrid[:cells, :cells], -1).reshape(-1, 2)
+    corner = MARGIN + 2 + settings.tree_spacing * np.mgrid[:cells, :cells].reshape(2, -1).T
     jitter = jax.random.randint(keys[1], corner.shape, 0, settings.tree_spacing - 1)
     stands = jax.random.uniform(keys[2], corner.shape[:1]) < settings.tree_chance
     start_tree = jax.random.randint(keys[3], (), 0, len(corner))

@@ -131,7 +131,7 @@ class World:
             jnp.asarray(actions.CAMERA_DEG_TABLE, jnp.float32)[camera],
             0.0,
         )
-        return physics.Controls(*keys, pitch=turn[0], yaw=turn[1])
+        return physics.Controls(**dict(zip(_KEYS, keys, strict=True)), pitch=turn[0], yaw=turn[1])
 
     def _reward_table(self) -> np.ndarray:
         table = np.zeros(b.NUM_BLOCKS, np.float32)
