@@ -86,6 +86,8 @@ class ScriptedEnv:
         return {"image": image}
 
     def _misbehave(self):
+        if not self._fault:
+            return {}
         if self._fault_once:
             if os.path.exists(self._fault_once):
                 return {}

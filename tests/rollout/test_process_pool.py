@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.rollout.process_pool import ProcessEnvPool
+from tests.rollout.processes import children, is_alive, marked_pids, sleeper, wait_until
+
+
+@pytest.fixture
+def make_pool(tmp_path):
+    """Makes pools, closes them, and looks whether anything of them is left."""
+    pools, before = [], (marked_pids(), children(), set(os.listdir("/dev/shm")))
+
+    def make(num_envs=1, seed=0, factory="tests.scripted_env:make", max_failures_per_hour=20, step_deadline_s=10.0,
+             first_env_index=0, **options):  # fmt: skip
+        pools.append(
+            ProcessEnvPool(
+                factory, num_envs, seed, options, None, tmp_path, start_deadline_s=20.0, reset_deadline_s=10.0,
+                step_deadline_s=step_deadline_s, max_failures_per_hour=max_failures_per_hour,
+                first_env_index=first_env_index,
+            )
+        )  # fmt: skip
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+        pool.close()
+    assert (marked_pids(), children(), set(os.listdir("/dev/shm"))) == before
+
+
+def act(pool, steps):
+    pool.send({"choice": np.ones((len(steps.env_id), 1), np.int32)}, steps.env_id)
+
+
+def received(steps):
+    """One row for each environment: (its pixel, reward, flags, pixel of the final observation)."""
+    for k, i in enumerate(steps.env_id):
+        flags = {f for f in ("first", "terminated", "truncated", "failed") if getattr(steps, f)[k]}
+        final = steps.final_obs["image"][k, 0, 0].tolist() if steps.truncated[k] else None
+        yield int(i), (steps.obs["image"][k, 0, 0].tolist(), float(steps.reward[k]), flags, final)
+
+
+def play(pool, *counts, got=None):
+    """Receives and sends until environment i was received counts[i] times at least; env -> its rows in order."""
+    got = got or {i: [] for i in range(len(counts))}
+    wanted = [len(got[i]) + count for i, count in enumerate(counts)]
+    while any(len(got[i]) < count for i, count in enumerate(wanted)):
+        steps = pool.recv(10.0)
+        assert steps is not None, f"nothing came after {got}"
+        for i, row in received(steps):
+            got[i].append(row)
+        act(pool, steps)
+    return got
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_order_rewards_and_episode_ends_are_genuine(make_pool, end):
+    pool = make_pool(num_envs=2, end=end, first_env_index=10)
+    got = play(pool, 8, 8)
+    for i in (0, 1):
+        n = i + 10
+        final = [[n, episode, 3] if end == "truncated" else None for episode in (0, 1)]
+        assert got[i][:8] == [
+            ([n, 0, 0], 0, {"first"}, None),
+            ([n, 0, 1], 100 * n + 1, set(), None),
+            ([n, 0, 2], 100 * n + 2, set(), None),
+            ([n, 1, 0], 100 * n + 3, {"first", end}, final[0]),
+            ([n, 1, 1], 100 * n + 11, set(), None),
+            ([n, 1, 2], 100 * n + 12, set(), None),
+            ([n, 2, 0], 100 * n + 13, {"first", end}, final[1]),
+            ([n, 2, 1], 100 * n + 21, set(), None),
+        ]
+    assert (pool.counters.starts, pool.counters.failures) == (2, 0)
+
+
+def test_a_slow_environment_delays_no_other(make_pool):
+    """Environment 0 hangs in its first step for ten seconds; the other takes a hundred meanwhile."""
+    pool = make_pool(num_envs=2, fault="hang", fault_step=1, episode_length=1000)
+    begin = time.monotonic()
+    got = play(pool, 1, 100)
+    assert len(got[0]) == 1
+    assert time.monotonic() - begin < 9.0
+    assert pool.counters.failures == 0
+
+
+@pytest.mark.parametrize("fault", ["hang", "crash", "exception", "shape", "garbage"])
+def test_a_failed_step_is_reported_as_such_while_the_others_go_on(make_pool, tmp_path, fault):
+    pool = make_pool(
+        num_envs=2,
+        step_s=0.01,
+        episode_length=1000,
+        fault=fault,
+        fault_once=str(tmp_path / "once"),
+        step_deadline_s=1.0,
+    )
+    got = play(pool, 4, 20)
+    assert got[0][:4] == [
+        ([0, 0, 0], 0, {"first"}, None),
+        ([0, 0, 1], 1, set(), None),
+        ([0, 0, 0], 0, {"first", "failed"}, None),  # step 2 is lost
+        ([0, 0, 1], 1, set(), None),
+    ]
+    assert [row[0][2] for row in got[1]] == list(range(len(got[1])))
+    assert (pool.counters.starts, pool.counters.failures) == (3, 1)
+
+
+def test_a_failure_in_the_reset_leaves_the_finished_step_valid(make_pool, tmp_path):
+    pool = make_pool(
+        end="truncated", fault="crash", fault_in="reset", fault_episode=1, fault_once=str(tmp_path / "once")
+    )
+    assert play(pool, 5)[0][3:] == [
+        ([0, 0, 0], 3, {"first", "truncated"}, [0, 0, 3]),
+        ([0, 0, 1], 1, set(), None),
+    ]
+    assert pool.counters.failures == 1
+
+
+def test_a_failure_before_the_first_receipt_is_no_failed_action(make_pool, tmp_path):
+    for where in ("start", "reset"):
+        pool = make_pool(fault="crash", fault_in=where, fault_once=str(tmp_path / where))
+        assert play(pool, 1)[0] == [([0, 0, 0], 0.0, {"first"}, None)]
+        assert (pool.counters.starts, pool.counters.failures) == (2, 1)
+
+
+def test_killed_and_stopped_environments_come_back(make_pool):
+    pool = make_pool(num_envs=3, step_s=0.1, episode_length=1000, step_deadline_s=1.0)
+    pids = {}
+    while len(pids) < 3:
+        steps = pool.recv(5.0)
+        pids.update({int(i): info["pid"] for i, info in zip(steps.env_id, steps.info, strict=True) if info})
+        act(pool, steps)
+    os.kill(pids[0], signal.SIGKILL)
+    os.kill(pids[1], signal.SIGSTOP)
+    got = {i: [] for i in range(3)}
+    while not all(any("failed" in flags for _, _, flags, _ in got[i]) for i in (0, 1)):
+        play(pool, 0, 0, 1, got=got)
+    assert pool.counters.failures == 2
+    assert not any("failed" in flags for _, _, flags, _ in got[2])
+    assert not is_alive(pids[0])
+    assert not is_alive(pids[1])
+
+
+def test_an_environment_that_dies_while_with_the_caller_fails_in_its_next_action(make_pool):
+    pool = make_pool()
+    play(pool, 1)
+    steps = pool.recv(5.0)
+    os.kill(steps.info[0]["pid"], signal.SIGKILL)
+    assert pool.recv(0.2) is None
+    act(pool, steps)
+    assert play(pool, 1)[0] == [([0, 0, 0], 0.0, {"first", "failed"}, None)]
+
+
+def test_an_answer_in_time_counts_however_late_it_is_received(make_pool):
+    pool = make_pool(step_deadline_s=1.0)
+    play(pool, 1)
+    time.sleep(1.5)
+    (_, _, flags, _) = play(pool, 1)[0][0]
+    assert flags == set()
+    assert pool.counters.failures == 0
+
+
+def test_too_many_failures_end_the_run_with_the_log_and_the_remedy(make_pool):
+    pool = make_pool(fault="exception", max_failures_per_hour=1)
+    with pytest.raises(EnvironmentFailure, match=r"env\.max_failures_per_hour=1") as failure:
+        play(pool, 100)
+    assert "the scripted exception" in str(failure.value)
+    assert "environment 0 speaks" in str(failure.value)
+
+
+def test_environments_that_cannot_work_are_refused_at_once(make_pool):
+    with pytest.raises(EnvironmentFailure, match="got ready in 3 attempts") as failure:
+        make_pool(fault="crash", fault_in="start")
+    assert "status 7" in str(failure.value)
+    with pytest.raises(EnvironmentFailure, match=r"env\.factory='no_such_module:make'"):
+        make_pool(factory="no_such_module:make")
+    with pytest.raises(EnvironmentFailure, match="environments of one spec"):
+        play(make_pool(num_envs=2, factory="tests.scripted_env:make_of_different_sizes"), 1, 1)
+
+
+def test_seeds_differ_between_environments_and_lives_and_are_reproducible(make_pool, tmp_path):
+    def seeds(name):
+        pool = make_pool(num_envs=2, seed=3, fault="crash", fault_once=str(tmp_path / name))
+        found = {0: [], 1: []}
+        while len(found[0]) < 2 or len(found[1]) < 1:
+            steps = pool.recv(5.0)
+            for i, info in zip(steps.env_id, steps.info, strict=True):
+                pair = (info["seed"], info["reset_seed"]) if info else None
+                if pair and pair not in found[i]:
+                    found[i].append(pair)
+            act(pool, steps)
+        return found
+
+    first = seeds("a")
+    assert first == seeds("b")
+    assert len({number for pairs in first.values() for pair in pairs for number in pair}) == 6
+
+
+def test_only_received_environments_can_be_sent(make_pool):
+    pool = make_pool()
+    with pytest.raises(ValueError, match="receive it before"):
+        pool.send({"choice": np.zeros((1, 1), np.int32)}, np.array([0], np.int32))
+    pool.recv(5.0)
+    with pytest.raises(ValueError, match="the spec"):
+        pool.send({"camera": np.zeros((1, 1), np.int32)}, np.array([0], np.int32))
+
+
+def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_pool, tmp_path):
+    decoy = sleeper()
+    pool = make_pool(num_envs=2, fault="hang", fault_step=1, fault_index=1, child="session")
+    play(pool, 1, 1)
+    begin = time.monotonic()
+    pool.close()
+    assert time.monotonic() - begin < 4.0
+    assert "closed in good order" in (tmp_path / "env-0000.log").read_text()
+    assert "closed in good order" not in (tmp_path / "env-0001.log").read_text()
+    assert is_alive(decoy.pid)
+    decoy.kill()
+    decoy.wait()
+
+
+def test_nothing_survives_the_sigkill_of_the_parent(tmp_path):
+    code = (
+        "import json, os, pathlib, signal, sys, time\n"
+        "from tests.rollout.test_process_pool import ProcessEnvPool, act, children\n"
+        "pool = ProcessEnvPool('tests.scripted_env:make', 3, 0, {'child': 'session', 'fault': 'hang'}, None,\n"
+        "    pathlib.Path(sys.argv[1]), start_deadline_s=20, reset_deadline_s=20, step_deadline_s=20,\n"
+        "    max_failures_per_hour=0)\n"
+        "pids = {}\n"
+        "while len(pids) < 3:\n"
+        "    steps = pool.recv(10)\n"
+        "    pids.update({int(i): [info['pid'], *info['children']] for i, info in zip(steps.env_id, steps.info) if info})\n"
+        "    act(pool, steps)\n"
+        "os.kill(pids[1][0], signal.SIGSTOP)\n"
+        "print(json.dumps(sorted({*sum(pids.values(), []), *children()})), flush=True); time.sleep(600)"
+    )
+    decoy, shared_memory = sleeper(), set(os.listdir("/dev/shm"))
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
+        pids = json.loads(parent.stdout.readline())
+        assert len(pids) == 7  # three environments, what each started, and the guard
+        assert all(map(is_alive, pids))
+        parent.kill()
+    assert wait_until(lambda: not any(map(is_alive, pids)), 5.0)
+    assert set(os.listdir("/dev/shm")) == shared_memory
+    assert is_alive(decoy.pid)
+    decoy.kill()
+    decoy.wait()
