@@ -9,6 +9,7 @@ last group, the "camera" meta key, is on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Dict, Mapping, Tuple
 
@@ -82,7 +83,8 @@ def camera_to_bins(degrees: np.ndarray) -> np.ndarray:
       int [...], 0..10; 5 is no motion.
     """
     x = np.clip(degrees, -CAMERA_MAX_DEG, CAMERA_MAX_DEG) / CAMERA_MAX_DEG
-    y = np.sign(x) * (np.log(1.0 + CAMERA_MU * np.abs(x)) / np.log(1.0 + CAMERA_MU)) * CAMERA_MAX_DEG
+    # math.log: a NumPy scalar would turn float32 into float64.
+    y = np.sign(x) * (np.log(1.0 + CAMERA_MU * np.abs(x)) / math.log(1.0 + CAMERA_MU)) * CAMERA_MAX_DEG
     return np.round((y + CAMERA_MAX_DEG) / CAMERA_BIN_SIZE).astype(np.int64)
 
 

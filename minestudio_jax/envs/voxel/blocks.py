@@ -13,7 +13,9 @@ NUM_BLOCKS = len(NAMES)
 
 # Negative: unbreakable. The barrier is the invisible wall around the world.
 HARDNESS = np.array([0.0, 0.6, 0.5, 1.5, -1.0, 2.0, 0.2, -1.0], np.float32)
-HARVESTED_BY_HAND = np.array([False, True, True, False, False, True, False, False])
+HARVESTED_BY_HAND = np.array([False, True, True, False, False, True, True, False])
+# Item that goes to the inventory when the block is broken by hand; AIR: none.
+DROP = np.array([AIR, DIRT, DIRT, AIR, AIR, LOG, AIR, AIR])
 
 TEXTURE_SIZE = 16
 TOP, SIDE, BOTTOM = range(3)

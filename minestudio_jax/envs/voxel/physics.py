@@ -53,7 +53,9 @@ class Controls(NamedTuple):
 
 def turn(player: Player, controls: Controls) -> tuple[jax.Array, jax.Array]:
     """Yaw (kept within +-180) and pitch (clipped to +-90) after the tick's turn, degrees."""
-    yaw = (player.yaw + controls.yaw + 180.0) % 360.0 - 180.0
+    yaw = player.yaw + controls.yaw
+    # Not by a remainder, whose rounding would turn a head that is still.
+    yaw = jnp.where(yaw >= 180.0, yaw - 360.0, jnp.where(yaw < -180.0, yaw + 360.0, yaw))
     return yaw, jnp.clip(player.pitch + controls.pitch, -90.0, 90.0)
 
 

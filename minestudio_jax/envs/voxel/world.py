@@ -105,10 +105,9 @@ class World:
         mined = mining.attack(state.blocks, player, state.breaking, controls, self.settings.break_speed_multiplier)
         player = physics.move(mined.blocks, player, controls)
         count = (jnp.arange(b.NUM_BLOCKS) == mined.broken) & (mined.broken != b.AIR)
-        # Drops go straight to the inventory; of the blocks here those that the hand harvests drop one item.
-        item = jnp.where(mined.broken == b.GRASS, b.DIRT, mined.broken)
-        drops = jnp.asarray(b.HARVESTED_BY_HAND)[mined.broken]
-        picked = (jnp.arange(b.NUM_BLOCKS) == item) & drops
+        # Drops go straight to the inventory.
+        item = jnp.asarray(b.DROP)[mined.broken]
+        picked = (jnp.arange(b.NUM_BLOCKS) == item) & (item != b.AIR)
         return dataclasses.replace(
             state,
             blocks=mined.blocks,
