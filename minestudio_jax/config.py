@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,6 +284,8 @@ def validate(config: Config) -> None:
     for setting, path in (("env.factory", env.factory), ("policy.factory", config.policy.factory)):
         if path and path.count(":") != 1:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
+    if not re.fullmatch(r"|auto|[^/:]+:\d+", config.run.ray_address):
+        faults.append(f"run.ray_address={config.run.ray_address!r} is neither 'auto' nor of the form host:port")
     if config.policy.options and not config.policy.factory:
         faults.append(
             f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"

@@ -6,11 +6,15 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.utils.seeding import derived_seed
+
+if TYPE_CHECKING:
+    from minestudio_jax.envs.voxel import World
 
 
 def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -> EnvPool:
@@ -20,7 +24,7 @@ def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -
     if not env.factory:
         from minestudio_jax.rollout.voxel_pool import VoxelEnvPool
 
-        return VoxelEnvPool(env.task, num_envs, seed, env.height, env.width, **_world_options(config))
+        return VoxelEnvPool(_embedded_world(config), num_envs, seed, env.height, env.width)
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
     return ProcessEnvPool(
@@ -68,8 +72,14 @@ def embedded_spec(config: Config) -> EnvironmentSpec:
     """
     from minestudio_jax.rollout.voxel_pool import voxel_spec
 
-    return voxel_spec(config.env.task, config.env.height, config.env.width, **_world_options(config))
+    return voxel_spec(_embedded_world(config), config.env.height, config.env.width)
 
 
-def _world_options(config: Config) -> dict[str, object]:
-    return {"preset": config.env.preset, "action_set": config.env.action_set, **config.env.options}
+def _embedded_world(config: Config) -> World:
+    from minestudio_jax.envs import voxel
+
+    env = config.env
+    for key in ("task", "preset", "action_set"):
+        if key in env.options:
+            raise ValueError(f"env.options: {key}={env.options[key]!r} belongs into --env.{key}")
+    return voxel.make(env.task, env.preset, env.action_set, **env.options)

@@ -119,11 +119,6 @@ class FragmentBuilder:
         self._env_step += 1  # the lost step: no fragment can be joined across it
         return finished
 
-    @property
-    def unfinished_steps(self) -> int:
-        """Complete steps in the fragment under way; what is lost if it is abandoned."""
-        return self._t if self._open else 0
-
     def _begin(self, policy_state: Any, version: int) -> None:
         rows = self._length
         self._arrays: dict[str, Any] = {

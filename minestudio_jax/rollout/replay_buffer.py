@@ -42,6 +42,7 @@ class ReplayCounters:
 
     Attributes:
       inserted: received.
+      inserted_steps: genuine steps in them.
       held: in the buffer now, chunks being assembled included.
       used: left after having been trained on at least once.
       expired: left unused because their policy version was too old.
@@ -49,6 +50,7 @@ class ReplayCounters:
     """
 
     inserted: int = 0
+    inserted_steps: int = 0
     held: int = 0
     used: int = 0
     expired: int = 0
@@ -104,6 +106,7 @@ class ReplayBuffer:
     def add(self, entry: Entry) -> None:
         """Takes one fragment; it may leave again at once if it is not eligible."""
         self.counters.inserted += 1
+        self.counters.inserted_steps += entry.metadata.valid_steps
         self.counters.held += 1
         if not self._eligible([entry]):
             self._leave([entry], used=False)
@@ -186,16 +189,16 @@ class ReplayBufferActor:
             self._buffer.add(Entry(reference[0], metadata))
             self._changed.notify_all()
 
-    async def take(self, num_fragments: int, timeout_s: float) -> list[Entry] | None:
-        """Fragments for one iteration, or None if there were not enough within `timeout_s`."""
+    async def take(self, num_fragments: int, timeout_s: float) -> tuple[list[Entry] | None, ReplayCounters]:
+        """Fragments for one iteration, or None if there were not enough within `timeout_s`; and the counters."""
         async with self._changed:
             try:
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._buffer.ready >= num_fragments), timeout_s)
             except TimeoutError:
-                return None
+                return None, self._buffer.counters
             entries = self._buffer.take(num_fragments)
             self._changed.notify_all()
-            return entries
+            return entries, self._buffer.counters
 
     async def status(self) -> tuple[int, ReplayCounters]:
         """Fragments that could be taken now, and the counters."""

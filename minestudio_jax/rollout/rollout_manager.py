@@ -59,6 +59,7 @@ class RolloutManager:
         self.started = False
         self.restarts = 0
         self.lost_fragments = 0
+        self.replay_counters = ReplayCounters()
         self._buffer: Any = (
             ray.remote(ReplayBufferActor)
             .options(num_cpus=0, runtime_env=_CPU_ONLY)
@@ -145,6 +146,18 @@ class RolloutManager:
         """Fragments ready in the buffer, and its counters."""
         return ray.get(self._buffer.status.remote(), timeout=timeout_s)
 
+    def metrics(self) -> dict[str, float]:
+        """Counters since the start of this process, by metric name."""
+        buffer = self.replay_counters
+        return {
+            "rollout/worker_restarts": float(self.restarts),
+            "replay/held_fragments": float(buffer.held),
+            "replay/used_fragments": float(buffer.used),
+            "replay/expired_fragments": float(buffer.expired),
+            "replay/dropped_fragments": float(buffer.dropped),
+            "replay/lost_fragments": float(self.lost_fragments),
+        }
+
     def raise_error(self) -> None:
         """Raises what made the experience side fail, if it did."""
         if self._error is not None:
@@ -164,9 +177,10 @@ class RolloutManager:
 
     def _take(self, num_fragments: int, timeout_s: float) -> list[Any] | None:
         try:
-            return ray.get(self._buffer.take.remote(num_fragments, timeout_s))
+            entries, self.replay_counters = ray.get(self._buffer.take.remote(num_fragments, timeout_s))
         except ray.exceptions.RayActorError as error:
             raise RolloutFailure(f"the replay buffer died: {error}; start the same command again") from error
+        return entries
 
     def _start_worker(self, worker_id: int) -> Any:
         return (
@@ -201,7 +215,6 @@ class RolloutManager:
                     except ray.exceptions.RayActorError as error:
                         self._heal(worker_id, error)
         except BaseException as error:
-            log.error("the experience side failed: %s", error)
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(str(error))
 
     def _heal(self, worker_id: int, error: BaseException) -> None:

@@ -28,8 +28,6 @@ class WorkerReport:
     """What happened in a worker since its last report.
 
     Attributes:
-      env_steps: genuine environment steps.
-      lost_steps: genuine steps that will never reach the buffer (an unfinished fragment at a stop).
       env_failures: environment failures.
       episodes: finished ones.
       seconds: by phase: env (waiting for environments), inference, fragments, send (waiting for the buffer),
@@ -37,8 +35,6 @@ class WorkerReport:
       version: policy version in use; -1 before the first.
     """
 
-    env_steps: int = 0
-    lost_steps: int = 0
     env_failures: int = 0
     episodes: list[Episode] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -106,8 +102,6 @@ class RolloutWorker:
                     return
         while not stop.is_set():
             self.run_once()
-        with self._lock:
-            self._since = dataclasses.replace(self._since, lost_steps=sum(b.unfinished_steps for b in self._builders))
 
     def run_once(self) -> None:
         """One round: receive, record what came of the last actions, act, send."""
@@ -159,7 +153,7 @@ class RolloutWorker:
             final_obs = {name: x[cut] for name, x in steps.final_obs.items()}
             with self.watch.phase("inference"):
                 final_value[cut] = self._inference.value(params, final_obs, steps.env_id[cut])
-        episodes, env_steps, fragments = [], 0, []
+        episodes, fragments = [], []
         for k, env_id in enumerate(steps.env_id):
             builder = self._builders[env_id]
             if steps.failed[k]:
@@ -172,7 +166,6 @@ class RolloutWorker:
                 continue
             terminated, truncated = bool(steps.terminated[k]), bool(steps.truncated[k])
             builder.outcome(float(steps.reward[k]), terminated, truncated, float(final_value[k]))
-            env_steps += 1
             self._episode_return[env_id] += float(steps.reward[k])
             self._episode_length[env_id] += 1
             if terminated or truncated:
@@ -186,11 +179,7 @@ class RolloutWorker:
                 )
                 self._episode_return[env_id] = self._episode_length[env_id] = 0
         with self._lock:
-            self._since = dataclasses.replace(
-                self._since,
-                env_steps=self._since.env_steps + env_steps,
-                episodes=self._since.episodes + episodes,
-            )
+            self._since = dataclasses.replace(self._since, episodes=self._since.episodes + episodes)
         self._send(fragments)
 
     def _send(self, fragments: list[SampleFragment]) -> None:

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minestudio_jax.envs import voxel
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+from minestudio_jax.envs.voxel import World
 from minestudio_jax.envs.voxel.state import State
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
 
 
-def voxel_spec(task: str, height: int, width: int, **overrides: Any) -> EnvironmentSpec:
-    """What a VoxelEnvPool of these settings will have; arguments as there."""
-    world = voxel.make(task, **overrides)
+def voxel_spec(world: World, height: int, width: int) -> EnvironmentSpec:
+    """What a VoxelEnvPool of that world will have; arguments as there."""
     return EnvironmentSpec({"image": ArraySpec((height, width, 3), "uint8")}, world.action_spec)
 
 
@@ -24,16 +23,14 @@ class VoxelEnvPool:
     """N embedded worlds in this process; every `recv` returns all of them.
 
     Args:
-      task: its name.
+      world: what is played.
       num_envs: N.
-      seed: of all worlds; world i of life k is the same whatever the others do.
+      seed: of all worlds; episode k of world i is the same whatever the others do.
       height, width: of the image, pixels.
-      **overrides: preset, action_set and settings, as `voxel.make` takes them.
     """
 
-    def __init__(self, task: str, num_envs: int, seed: int, height: int, width: int, **overrides: Any) -> None:
-        self._world = world = voxel.make(task, **overrides)
-        self.spec = voxel_spec(task, height, width, **overrides)
+    def __init__(self, world: World, num_envs: int, seed: int, height: int, width: int) -> None:
+        self.spec = voxel_spec(world, height, width)
         self.num_envs = num_envs
         self.counters = PoolCounters(starts=num_envs)
         self._episodes = np.zeros(num_envs, int)

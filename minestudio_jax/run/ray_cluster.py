@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
+import warnings
 
 import psutil
 
 from minestudio_jax.config import Config, ConfigError
 
+_CONNECT_DEADLINE_S = 5.0
 _EXIT_GRACE_S = 5.0  # for the processes of a private Ray to end by themselves
 
 
@@ -24,21 +27,40 @@ def start_ray(config: Config) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    _check_reachable(config.run.ray_address)
     demand = config.rollout.num_rollout_workers * config.rollout.num_cpus_per_worker
     try:
-        ray.init(
-            address=config.run.ray_address or "local",
-            # A private Ray is as large as asked: environments mostly wait, and the machine is the user's.
-            num_cpus=None if config.run.ray_address else max(os.cpu_count() or 1, int(-(-demand // 1))),
-            include_dashboard=None if config.run.ray_address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with warnings.catch_warnings():
+            # JAX warns of every fork; Ray's children become other programs at once and never touch JAX.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            ray.init(
+                address=config.run.ray_address or "local",
+                # A private Ray is as large as asked: environments mostly wait, and the machine is the user's.
+                num_cpus=None if config.run.ray_address else max(os.cpu_count() or 1, int(-(-demand // 1))),
+                include_dashboard=None if config.run.ray_address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(
-            f"run.ray_address={config.run.ray_address!r}: no Ray cluster answers there ({error}); "
-            "start one with 'ray start --head', or leave the setting empty for a private one"
-        ) from error
+        raise _no_cluster(config.run.ray_address, error) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would go on trying for minutes."""
+    if ":" not in address:
+        return
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_DEADLINE_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"run.ray_address={address!r}: no Ray cluster answers there ({error}); "
+        "start one with 'ray start --head', or leave the setting empty for a private one"
+    )
 
 
 def stop_ray() -> None:

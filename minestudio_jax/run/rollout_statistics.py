@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from minestudio_jax.rollout.episode_statistics import EpisodeStatistics
 from minestudio_jax.rollout.rollout_worker import WorkerReport
+from minestudio_jax.trainer.state import Counters
 from minestudio_jax.utils.metrics import JsonLines
 
 
@@ -14,33 +16,34 @@ class RolloutStatistics:
     """Adds up reports from the manager's thread; drained once an iteration by the learner's.
 
     Args:
-      env_steps: environment steps of the run before this process.
-      episodes: file that every episode is written to.
-      iteration: the learner's finished iterations, asked for every episode.
+      path: file that every episode is written to.
+      counters: the learner's, asked for every episode.
     """
 
-    def __init__(self, env_steps: int, episodes: JsonLines, iteration: Callable[[], int]) -> None:
+    def __init__(self, path: Path, counters: Callable[[], Counters]) -> None:
         self._lock = threading.Lock()
-        self._episode_log = episodes
-        self._iteration = iteration
+        self._episode_log = JsonLines(path)
+        self._closed = False
+        self._counters = counters
         self._episodes = EpisodeStatistics()
         self._seconds: dict[str, float] = {}
         self._env_failures = 0
-        self.env_steps = env_steps
 
     def add(self, worker_id: int, report: WorkerReport) -> None:
-        """Takes one worker's report."""
+        """Takes one worker's report; one that comes after `close` is ignored."""
         with self._lock:
-            self.env_steps += report.env_steps
+            if self._closed:
+                return
             self._env_failures += report.env_failures
             self._episodes.add(report.episodes)
             for phase, seconds in report.seconds.items():
                 self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+            counters = self._counters()
             for episode in report.episodes:
                 self._episode_log.write(
                     {
-                        "iteration": self._iteration(),
-                        "env_steps": self.env_steps,
+                        "iteration": counters.iteration,
+                        "env_steps": counters.env_steps,
                         "worker": worker_id,
                         "task": episode.task,
                         "return": episode.total_reward,
@@ -57,3 +60,9 @@ class RolloutStatistics:
             metrics["rollout/env_failures"] = float(self._env_failures)
             self._seconds, self._env_failures = {}, 0
         return metrics
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._closed = True
+            self._episode_log.close()

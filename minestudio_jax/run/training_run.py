@@ -58,9 +58,9 @@ def train(config: Config) -> int:
     with ExitStack() as cleanup:
         directory = RunDirectory(config)
         cleanup.callback(directory.close)
-        _log_to(directory.logs / "run.log", config.logger.level, cleanup)
         board = make_board(config.logger.board, config.logger.heartbeat_s, str(directory.path))
         cleanup.callback(board.close)
+        _log_to(directory.logs / "run.log", config.logger.level, board, cleanup)
         for change in directory.changed_settings:
             board.stage(f"setting changed since the last start: {change}")
         try:
@@ -114,11 +114,8 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
         if trainer.resumed:
             board.stage(f"continuing after iteration {counters.iteration}, {counters.env_steps:,} env steps")
         _rewind_logs(directory, counters.iteration)
-        statistics = RolloutStatistics(
-            counters.env_steps,
-            cleanup.enter_context(closing(JsonLines(directory.episodes))),
-            lambda: trainer.counters.iteration,
-        )
+        statistics = RolloutStatistics(directory.episodes, lambda: trainer.counters)
+        cleanup.callback(statistics.close)
         board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
         trainer.compile()
         if not manager.started:
@@ -164,7 +161,10 @@ def _loop(
             return
         last = trainer.counters
         learned = trainer.iterate(loaded, watch)
-        trainer.set_progress(statistics.env_steps, before.wall_time_s + time.monotonic() - started)
+        trainer.set_progress(
+            before.env_steps + manager.replay_counters.inserted_steps,
+            before.wall_time_s + time.monotonic() - started,
+        )
         trainer.checkpoint(watch)
         now = trainer.counters
         seconds = time.monotonic() - iteration_started
@@ -174,8 +174,7 @@ def _loop(
             **learned,
             "speed/env_steps_per_s": (now.env_steps - last.env_steps) / seconds,
             "speed/trained_steps_per_s": loaded.steps / seconds,
-            "rollout/worker_restarts": float(manager.restarts),
-            "replay/lost_fragments": float(manager.lost_fragments),
+            **manager.metrics(),
             **{f"time/{phase}_s": value for phase, value in watch.drain().items()},
         }
         metrics_log.write(metrics)
@@ -237,14 +236,29 @@ def _rewind_logs(directory: RunDirectory, iteration: int) -> None:
     rewind(directory.episodes, "iteration", iteration, directory.logs / "episodes-not-continued.jsonl")
 
 
-def _log_to(path: Path, level: str, cleanup: ExitStack) -> None:
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+class _WarningsOnBoard(logging.Handler):
+    """Shows the first line of every warning on the screen; errors end the run, which tells of them itself."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(logging.WARNING)
+        self.addFilter(lambda record: record.levelno < logging.ERROR)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._board.stage(f"warning: {record.getMessage().splitlines()[0]}")
+
+
+def _log_to(path: Path, level: str, board: Board, cleanup: ExitStack) -> None:
+    """Everything goes to the file, warnings to the screen as well."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("minestudio_jax")
     logger.setLevel(level.upper())
-    logger.addHandler(handler)
-    cleanup.callback(handler.close)
-    cleanup.callback(logger.removeHandler, handler)
+    logger.propagate = False
+    for handler in (file, _WarningsOnBoard(board)):
+        logger.addHandler(handler)
+        cleanup.callback(handler.close)
+        cleanup.callback(logger.removeHandler, handler)
 
 
 def _summary(directory: RunDirectory) -> str:

@@ -35,7 +35,7 @@ class Counters:
 
     Attributes:
       iteration: finished iterations.
-      env_steps: genuine environment steps received from the rollout workers, trained on or not.
+      env_steps: genuine environment steps that reached the replay buffer, trained on or not.
       trained_steps: genuine steps trained on, once per iteration they were used in.
       policy_version: newest published version.
       wall_time_s: seconds the run has been running, over all its processes.

@@ -121,16 +121,16 @@ def test_the_actor_makes_producers_wait_for_room_and_consumers_for_data():
     async def scenario():
         actor = ReplayBufferActor(ReplayConfig(max_chunks=1), LENGTH, 0)
         await actor.set_version("s", 1)
-        assert await actor.take(1, 0.01) is None
+        assert (await actor.take(1, 0.01))[0] is None
         waiting = asyncio.create_task(actor.take(1, 5.0))
         await asyncio.sleep(0)
         await actor.add(["a"], entry(0).metadata)
-        assert [e.reference for e in await waiting] == ["a"]
+        assert [e.reference for e in (await waiting)[0]] == ["a"]
         await actor.add(["b"], entry(1).metadata)
         blocked = asyncio.create_task(actor.add(["c"], entry(2).metadata))
         await asyncio.sleep(0.05)
         assert not blocked.done()
-        assert [e.reference for e in await actor.take(1, 1.0)] == ["b"]
+        assert [e.reference for e in (await actor.take(1, 1.0))[0]] == ["b"]
         await asyncio.wait_for(blocked, 1.0)
         ready, counters = await actor.status()
         assert (ready, counters.inserted, counters.used) == (1, 3, 2)

@@ -24,7 +24,7 @@ def choose(world, name):
 
 
 def play(toy, seed, choices):
-    world, reset, step = toy
+    _, reset, step = toy
     state = reset(jax.random.key(seed))
     rewards = []
     for choice in choices:

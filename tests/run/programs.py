@@ -1,0 +1,106 @@
+"""Programs of the package as a user starts them: real processes, watched down to the last descendant."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tests.rollout.processes import is_alive, wait_until
+
+MARKER = "MINESTUDIO_JAX_TEST_RUN"
+
+# A run small enough to start, learn a few iterations and stop within seconds.
+TINY = (
+    '--env.options={"size": 24, "height": 20, "time_limit": 12, "view_distance": 16}',
+    "--env.height=16",
+    "--env.width=16",
+    "--policy.channels=4",
+    "--policy.hidden_size=16",
+    "--rollout.num_envs=4",
+    "--rollout.batch_size=4",
+    "--rollout.fragment_length=8",
+    "--trainer.context_length=4",
+    "--trainer.batch_size_per_device=2",
+    "--trainer.batches_per_iteration=2",
+    "--trainer.save_interval=2",
+    "--trainer.num_iterations=100000",
+    "--logger.heartbeat_s=0.5",
+)
+
+
+class Program:
+    """One started program and everything that descends from it, found by a mark in its environment.
+
+    Args:
+      name: of the module in the package.
+      *arguments: of the command line.
+      cwd: directory it is started in.
+    """
+
+    def __init__(self, name: str, *arguments: str, cwd: Path | None = None) -> None:
+        self._mark = f"{MARKER}={uuid.uuid4().hex}"
+        key, value = self._mark.split("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"minestudio_jax.{name}", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, key: value, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        self.stdout = self.stderr = ""
+
+    def wait(self, timeout_s: float = 120.0) -> int:
+        """Its exit code; a program that does not end in time fails the test with what it said."""
+        try:
+            self.stdout, self.stderr = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.stdout, self.stderr = self.process.communicate()
+            raise AssertionError(f"still running after {timeout_s} s:\n{self.stdout}\n{self.stderr}") from None
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """SIGKILLs its process group, as an operator would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def alive(self) -> dict[int, str]:
+        """pid -> command line of every living process that descends from it."""
+        found = {}
+        for entry in filter(str.isdecimal, os.listdir("/proc")):
+            try:
+                if self._mark.encode() in Path(f"/proc/{entry}/environ").read_bytes() and is_alive(int(entry)):
+                    command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(entry)] = command
+            except OSError:
+                continue
+        return found
+
+    def assert_nothing_left(self, timeout_s: float = 10.0) -> None:
+        assert wait_until(lambda: not self.alive(), timeout_s), self.alive()
+
+
+def train(run_dir: Path, *arguments: str, **kwargs: Any) -> Program:
+    return Program("train", f"--run.dir={run_dir}", *TINY, *arguments, **kwargs)
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_iteration(program: Program, run_dir: Path, iteration: int, timeout_s: float = 120.0) -> None:
+    give_up = time.monotonic() + timeout_s
+    while not any(m["iteration"] >= iteration for m in metrics(run_dir)):
+        if program.process.poll() is not None or time.monotonic() > give_up:
+            program.wait(1.0)
+            raise AssertionError(f"no iteration {iteration}: {program.stdout}\n{program.stderr}")
+        time.sleep(0.1)

@@ -1,0 +1,204 @@
+"""Whole runs: the train program with real Ray, ended in every way a run can end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+from itertools import pairwise
+
+import pytest
+
+from minestudio_jax.utils import policy_store
+from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
+
+PROMISED = {
+    "iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s", "episode/return_mean",
+    "episode/length_mean", "episode/count", "loss/policy", "loss/value", "loss/entropy", "ppo/approx_kl",
+    "ppo/clip_fraction", "speed/env_steps_per_s", "speed/trained_steps_per_s", "lag/policy_versions_min",
+    "lag/policy_versions_mean", "lag/policy_versions_max", "time/wait_s", "time/update_s",
+}  # fmt: skip
+COUNTERS = ("iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s")
+
+
+def assert_counters_never_go_back(records):
+    for before, after in pairwise(records):
+        assert after["iteration"] == before["iteration"] + 1
+        for counter in COUNTERS:
+            assert after[counter] >= before[counter], (counter, before, after)
+
+
+def checkpoints(run_dir):
+    return sorted(int(p.name) for p in (run_dir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of five iterations, to its end."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    program = train(run_dir, "--trainer.num_iterations=5")
+    assert program.wait() == 0, program.stderr
+    program.assert_nothing_left()
+    return run_dir, program
+
+
+def test_a_run_writes_what_is_promised(finished):
+    run_dir, _ = finished
+    records = metrics(run_dir)
+    assert [r["iteration"] for r in records] == [1, 2, 3, 4, 5]
+    for record in records:
+        assert record.keys() >= PROMISED
+        assert record["trained_steps"] <= record["env_steps"]
+        assert math.isfinite(record["loss/value"])
+        assert 0 <= record["lag/policy_versions_min"] <= record["lag/policy_versions_max"] <= 4
+    assert_counters_never_go_back(records)
+    assert records[-1]["trained_steps"] == 5 * 4 * 8
+    assert json.loads((run_dir / "config.json").read_text())["rollout"]["fragment_length"] == 8
+    assert checkpoints(run_dir) == [2, 4, 5]
+    assert policy_store.list_versions(run_dir / "versions")[-1] == records[-1]["policy_version"]
+    episodes = [json.loads(line) for line in (run_dir / "episodes.jsonl").read_text().splitlines()]
+    assert sum(r["episode/count"] for r in records) <= len(episodes)
+    assert all(e["length"] == 12 for e in episodes)
+
+
+def test_the_screen_says_every_stage_and_nothing_went_to_stderr(finished):
+    _, program = finished
+    stages = ("starting Ray", "starting 1 rollout worker", "compiling the update", "collecting the first 4 fragments",
+              "first update finished", "iteration 5", "checkpoint of iteration 5 written")  # fmt: skip
+    at = [program.stdout.find(stage) for stage in stages]
+    assert -1 not in at, program.stdout
+    assert program.stderr == ""
+
+
+def test_the_first_update_sees_the_behaviour_policys_own_probabilities(finished):
+    """Acting and learning share the numbers: before any step the ratio of fresh actions is 1."""
+    run_dir, _ = finished
+    assert metrics(run_dir)[0]["ppo/first_ratio_error"] < 1e-4
+
+
+def test_a_finished_run_says_so_and_more_iterations_continue_it(finished, tmp_path):
+    run_dir, _ = finished
+    more = train(run_dir, "--trainer.num_iterations=7")
+    assert more.wait() == 0, more.stderr
+    more.assert_nothing_left()
+    records = metrics(run_dir)
+    assert [r["iteration"] for r in records] == list(range(1, 8))
+    assert_counters_never_go_back(records)
+    assert "setting changed since the last start: trainer.num_iterations: 5 -> 7" in more.stdout
+    assert "continuing after iteration 5" in more.stdout
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path):
+    run_dir = tmp_path / "run"
+    program = train(run_dir)
+    wait_for_iteration(program, run_dir, random.Random().randint(4, 12))
+    program.kill()
+    program.wait()
+    program.assert_nothing_left()
+    reached, saved = metrics(run_dir)[-1]["iteration"], checkpoints(run_dir)[-1]
+    assert saved >= 2
+    again = train(run_dir)
+    wait_for_iteration(again, run_dir, reached + 3)
+    os.kill(again.process.pid, signal.SIGTERM)
+    assert again.wait() == 0, again.stderr
+    again.assert_nothing_left()
+    assert f"continuing after iteration {saved}," in again.stdout
+    records = metrics(run_dir)
+    assert_counters_never_go_back(records)
+    assert checkpoints(run_dir)[-1] == records[-1]["iteration"]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_saves_and_ends_in_good_order(tmp_path, signal_number):
+    run_dir = tmp_path / "run"
+    program = train(run_dir, "--trainer.save_interval=100000")
+    wait_for_iteration(program, run_dir, 2)
+    os.kill(program.process.pid, signal_number)
+    assert program.wait() == 0, program.stderr
+    program.assert_nothing_left()
+    assert checkpoints(run_dir) == [metrics(run_dir)[-1]["iteration"]]
+    assert f"stopping after {signal_number.name}" in program.stdout
+
+
+def test_a_signal_during_the_start_ends_it_in_good_order(tmp_path):
+    program = train(tmp_path / "run")
+    for line in program.process.stdout:
+        if "rollout worker" in line:
+            break
+    os.kill(program.process.pid, signal.SIGTERM)
+    assert program.wait() == 0, program.stderr
+    program.assert_nothing_left()
+
+
+def test_a_killed_rollout_worker_is_replaced(tmp_path):
+    run_dir = tmp_path / "run"
+    program = train(run_dir)
+    wait_for_iteration(program, run_dir, 2)
+    workers = [pid for pid, command in program.alive().items() if "RolloutActor" in command]
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGKILL)
+    reached = metrics(run_dir)[-1]["iteration"]
+    wait_for_iteration(program, run_dir, reached + 8)
+    os.kill(program.process.pid, signal.SIGTERM)
+    assert program.wait() == 0, program.stderr
+    program.assert_nothing_left()
+    records = metrics(run_dir)
+    assert records[-1]["rollout/worker_restarts"] == 1
+    assert_counters_never_go_back(records)
+    assert "rollout worker 0 died and is started again" in (run_dir / "logs/run.log").read_text()
+
+
+def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds_one_run(tmp_path):
+    programs = {tmp_path / name: train(tmp_path / name) for name in ("a", "b")}
+    for run_dir, program in programs.items():
+        wait_for_iteration(program, run_dir, 2)
+    intruder = train(tmp_path / "a")
+    assert intruder.wait(30) == 2
+    assert "in use by another process" in intruder.stderr
+    for program in programs.values():
+        os.kill(program.process.pid, signal.SIGTERM)
+    for program in programs.values():
+        assert program.wait() == 0, program.stderr
+        program.assert_nothing_left()
+
+
+def test_evaluate_plays_with_the_newest_policy(finished):
+    run_dir, _ = finished
+    program = Program("evaluate", f"--run.dir={run_dir}", "--episodes=5", "--greedy")
+    assert program.wait() == 0, program.stderr
+    program.assert_nothing_left()
+    lines = program.stdout.splitlines()
+    assert sum(line.startswith("episode ") for line in lines) == 5
+    result = json.loads(lines[-1])
+    assert result["episodes"] == 5
+    assert result["length_mean"] == 12
+    assert result["policy_version"] == policy_store.list_versions(run_dir / "versions")[-1]
+
+
+def test_evaluate_of_no_run_or_no_version_is_an_error(finished, tmp_path):
+    run_dir, _ = finished
+    for arguments, words in (
+        ((f"--run.dir={tmp_path}",), "holds no run"),
+        ((f"--run.dir={run_dir}", "--version=9999"), "--version=9999"),
+    ):
+        program = Program("evaluate", *arguments)
+        assert program.wait() == 2
+        assert words in program.stderr
+        assert len(program.stderr.splitlines()) == 1
+
+
+def test_dry_run_prints_settings_that_are_a_flag_file_and_starts_nothing(tmp_path):
+    program = Program("train", f"--run.dir={tmp_path / 'run'}", *TINY, "--dry_run")
+    assert program.wait(30) == 0, program.stderr
+    assert not (tmp_path / "run").exists()
+    settings, derived = program.stdout.split("# derived")
+    assert "steps per iteration: 32" in derived
+    assert "parameters: " in derived
+    assert "memory of the full buffer: " in derived
+    file = tmp_path / "again.flags"
+    file.write_text(settings)
+    again = Program("train", f"--flagfile={file}", "--dry_run")
+    assert again.wait(30) == 0, again.stderr
+    assert again.stdout.split("# derived")[0] == settings
