@@ -35,6 +35,7 @@ class Checkpointer:
                 create=True,
                 enable_async_checkpointing=False,
             ),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
         )
         self._saved = self._manager.latest_step()
         # Orbax's own asynchronous saving cannot share a process with the publisher's (see ORBAX_LOCK).
@@ -79,19 +80,12 @@ class Checkpointer:
         step = self._manager.latest_step()
         if step is None:
             return None
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_as_dict(abstract)), counters=ocp.args.JsonRestore()
-                ),
-            )
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
-                "policy or optimiser settings; use the settings in the run's config.json, or give "
-                f"--run.restart=true to start over ({str(error).splitlines()[0][:200]})"
-            ) from error
+        wanted = _as_dict(abstract)
+        self._check_fit(step, wanted)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), counters=ocp.args.JsonRestore()),
+        )
         return _from_dict(restored["state"], abstract), Counters(**restored["counters"])
 
     def close(self) -> None:
@@ -101,6 +95,19 @@ class Checkpointer:
         finally:
             self._writer.shutdown()
             self._manager.close()
+
+    def _check_fit(self, step: int, wanted: dict[str, Any]) -> None:
+        stored = self._manager.item_metadata(step)["state"]
+        stored_shapes = {name: tuple(array.shape) for name, array in dict(stored).items()}
+        wanted_shapes = {name: tuple(array.shape) for name, array in wanted.items()}
+        for name in sorted(stored_shapes.keys() | wanted_shapes.keys()):
+            there, expected = stored_shapes.get(name, "missing"), wanted_shapes.get(name, "nothing")
+            if there != expected:
+                raise ValueError(
+                    f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
+                    f"policy or optimiser settings: {name} is {there}, expected {expected}; use the settings it "
+                    "was made with, or give --run.restart=true to start over"
+                )
 
     def _write(self, state: dict[str, Any], counters: Counters) -> None:
         with ORBAX_LOCK:

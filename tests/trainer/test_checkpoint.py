@@ -1,0 +1,130 @@
+"""Checkpoints: everything comes back bit-equal, what is torn is passed over, what is old goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from minestudio_jax.config import TrainerConfig
+from minestudio_jax.policies.impala import ImpalaPolicy
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.state import Counters, initial_state
+from tests.trainer.fragments import SPEC, tiny_policy
+
+CONFIG = TrainerConfig(save_interval=2, keep_interval=4, keep_last=2)
+
+
+def make_state(policy, seed):
+    """With numbers everywhere, also where a new one has zeros."""
+    rng = np.random.default_rng(seed)
+
+    def filled(x):
+        x = np.asarray(x)
+        return (
+            rng.integers(0, 99, x.shape).astype(x.dtype)
+            if x.dtype.kind in "iu"
+            else rng.normal(size=x.shape).astype(x.dtype)
+        )
+
+    return jax.tree.map(filled, initial_state(policy, CONFIG, seed))
+
+
+def abstract(policy):
+    state = jax.eval_shape(lambda: initial_state(policy, CONFIG, 0))
+    return sharding.with_sharding(state, sharding.replicated(sharding.data_mesh()))
+
+
+@pytest.fixture
+def checkpointer(tmp_path):
+    made = Checkpointer(tmp_path / "checkpoints", CONFIG)
+    yield made
+    made.close()
+
+
+def saved(directory):
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def test_everything_comes_back_bit_equal(checkpointer, tmp_path):
+    policy = tiny_policy()
+    state, counters = make_state(policy, 1), Counters(7, 1234567, 999999, 8, 12.5)
+    checkpointer.save(state, counters)
+    checkpointer.flush()
+    other = Checkpointer(tmp_path / "checkpoints", CONFIG)
+    restored, restored_counters = other.restore(abstract(policy))
+    other.close()
+    assert restored_counters == counters
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for a, c in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        assert a.dtype == c.dtype
+        np.testing.assert_array_equal(a, c)
+
+
+def test_a_new_run_has_none(checkpointer):
+    assert checkpointer.restore(abstract(tiny_policy())) is None
+
+
+def test_the_state_may_be_donated_as_soon_as_save_returns(checkpointer):
+    policy = tiny_policy()
+    state = jax.device_put(make_state(policy, 1))
+    expected = jax.device_get(state.params)
+    checkpointer.save(state, Counters(iteration=2))
+    jax.tree.map(lambda x: x.delete(), state)
+    checkpointer.flush()
+    restored, _ = checkpointer.restore(abstract(policy))
+    jax.tree.map(np.testing.assert_array_equal, expected, jax.device_get(restored.params))
+
+
+def test_the_newest_and_every_kept_interval_stay(checkpointer, tmp_path):
+    state = make_state(tiny_policy(), 1)
+    for iteration in range(2, 16, 2):
+        assert checkpointer.due(iteration)
+        assert not checkpointer.due(iteration + 1)
+        checkpointer.save(state, Counters(iteration=iteration))
+    checkpointer.flush()
+    assert saved(tmp_path / "checkpoints") == [4, 8, 12, 14]
+
+
+def test_a_torn_checkpoint_is_passed_over(checkpointer, tmp_path):
+    policy = tiny_policy()
+    for iteration in (2, 4):
+        checkpointer.save(make_state(policy, iteration), Counters(iteration=iteration))
+    checkpointer.flush()
+    # As a kill while writing leaves it: under Orbax's temporary name.
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(directory / "4", directory / "6.orbax-checkpoint-tmp")
+    again = Checkpointer(directory, CONFIG)
+    _, counters = again.restore(abstract(policy))
+    again.close()
+    assert counters.iteration == 4
+
+
+def test_a_policy_of_another_shape_is_refused_with_the_remedy(checkpointer):
+    checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
+    checkpointer.flush()
+    for other in (ImpalaPolicy(SPEC, (4,), 16), ImpalaPolicy(SPEC, (4, 4), 8)):
+        with pytest.raises(ValueError, match=r"iteration 2 .* does not fit .* is .*, expected .*--run\.restart=true"):
+            checkpointer.restore(abstract(other))
+
+
+def test_a_failed_write_is_told_at_the_next_call(tmp_path):
+    checkpointer = Checkpointer(tmp_path / "checkpoints", CONFIG)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("in the way")
+    checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
+    with pytest.raises(OSError, match="checkpoints"):
+        checkpointer.flush()
+    checkpointer.close()
+
+
+def test_the_same_iteration_is_saved_once(checkpointer, tmp_path):
+    state = make_state(tiny_policy(), 1)
+    checkpointer.save(state, Counters(iteration=2))
+    checkpointer.save(dataclasses.replace(state), Counters(iteration=2))
+    checkpointer.flush()
+    assert saved(tmp_path / "checkpoints") == [2]
