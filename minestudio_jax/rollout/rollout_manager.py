@@ -40,23 +40,18 @@ class RolloutManager:
       config: the run's settings.
       session_id: this life of the trainer.
       log_dir: for the environments' logs.
-      on_report: called from the manager's thread with (worker id, report) about twice a second.
     """
 
-    def __init__(
-        self, config: Config, session_id: str, log_dir: Path, on_report: Callable[[int, WorkerReport], None]
-    ) -> None:
+    def __init__(self, config: Config, session_id: str, log_dir: Path) -> None:
         self._config = config
         self._session_id = session_id
         self._log_dir = log_dir
-        self._on_report = on_report
         self._published: tuple[int, Path] | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._lives = [0] * config.rollout.num_rollout_workers
         self._reports: dict[Any, int] = {}
-        self.started = False
         self.restarts = 0
         self.lost_fragments = 0
         self.replay_counters = ReplayCounters()
@@ -70,7 +65,7 @@ class RolloutManager:
             )
         )
         self._workers = [self._start_worker(i) for i in range(config.rollout.num_rollout_workers)]
-        self._thread = threading.Thread(target=self._watch, name="rollout-manager", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def wait_until_started(self, stop: threading.Event, deadline_s: float) -> EnvironmentSpec | None:
         """Waits for every worker's environments.
@@ -103,9 +98,16 @@ class RolloutManager:
             raise RolloutFailure(f"a rollout worker could not start its environments: {error}") from error
         if any(spec != specs[0] for spec in specs):
             raise RolloutFailure(f"the rollout workers' environments differ: {specs}")
-        self._thread.start()
-        self.started = True
         return specs[0]
+
+    def watch(self, on_report: Callable[[int, WorkerReport], None]) -> None:
+        """Begins to collect the workers' reports and to replace workers that die.
+
+        Args:
+          on_report: called from the manager's thread with (worker id, report) about twice a second.
+        """
+        self._thread = threading.Thread(target=self._watch, args=(on_report,), name="rollout-manager", daemon=True)
+        self._thread.start()
 
     def publish(self, version: int, path: Path) -> None:
         """Tells buffer and workers of a new policy version; never waits for them."""
@@ -166,7 +168,7 @@ class RolloutManager:
     def close(self, deadline_s: float) -> None:
         """Stops every worker, at the latest after `deadline_s`, then the buffer."""
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
         stops = [w.stop.remote() for w in self._workers]
         _, unfinished = ray.wait(stops, num_returns=len(stops), timeout=deadline_s)
@@ -200,7 +202,7 @@ class RolloutManager:
             )
         )
 
-    def _watch(self) -> None:
+    def _watch(self, on_report: Callable[[int, WorkerReport], None]) -> None:
         """Collects reports and heals dead workers until told to stop."""
         try:
             while not self._stop.wait(_POLL_S):
@@ -211,7 +213,7 @@ class RolloutManager:
                 for reference in ready:
                     worker_id = self._reports.pop(reference)
                     try:
-                        self._on_report(worker_id, ray.get(reference))
+                        on_report(worker_id, ray.get(reference))
                     except ray.exceptions.RayActorError as error:
                         self._heal(worker_id, error)
         except BaseException as error:

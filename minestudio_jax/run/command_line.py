@@ -15,6 +15,7 @@ from minestudio_jax.config import Config, ConfigError
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -51,5 +52,8 @@ def run_program(name: str, main: Callable[[Config], int]) -> NoReturn:
     except ConfigError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = EXIT_USAGE
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     sys.stdout.flush()
     sys.exit(code)

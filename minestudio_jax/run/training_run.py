@@ -20,6 +20,7 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec
 from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
 from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
@@ -32,6 +33,7 @@ from minestudio_jax.utils.timing import Stopwatch
 
 _WAIT_S = 0.25  # how often the waiting learner looks at the stop signal
 _SAY_WAITING_AFTER_S = 2.0
+_SIGNAL_GRACE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def train(config: Config) -> int:
             log.error("%s", error)
             board.stage(f"failed: {error}")
             board.stage(f"the same command continues from the last checkpoint; logs are in {directory.logs}")
-            return 1
+            return EXIT_FAILURE
 
 
 def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float) -> int:
@@ -83,11 +85,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
 
         workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
         board.stage(f"starting {workers} rollout worker(s) with {envs} environments each")
-        trainer: PPOTrainer
-        statistics: RolloutStatistics
-        manager = RolloutManager(
-            config, uuid.uuid4().hex, directory.logs, lambda worker, report: statistics.add(worker, report)
-        )
+        manager = RolloutManager(config, uuid.uuid4().hex, directory.logs)
         cleanup.callback(lambda: manager.close(config.run.stop_deadline_s))
         # The embedded world's spec is known beforehand, so the learner compiles while the workers start.
         spec = embedded_spec(config) if not config.env.factory else None
@@ -118,10 +116,11 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
         cleanup.callback(statistics.close)
         board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
         trainer.compile()
-        if not manager.started:
+        if not config.env.factory:
             board.stage("waiting for the environments")
             if manager.wait_until_started(stop.event, config.run.start_deadline_s) is None:
                 return 0
+        manager.watch(statistics.add)
         trainer.publish()
         trainer.open(lambda timeout_s: manager.fetch(needed, timeout_s))
         board.stage(f"collecting the first {needed} fragments of {config.rollout.fragment_length} steps")
@@ -198,7 +197,13 @@ def _next_batch(
     """
     began = time.monotonic()
     while not stop.event.is_set():
-        loaded = trainer.wait_for_batch(_WAIT_S)
+        try:
+            loaded = trainer.wait_for_batch(_WAIT_S)
+        except RolloutFailure:
+            # A signal sent to every process of a job may have reached Ray before this one.
+            if stop.event.wait(_SIGNAL_GRACE_S):
+                return None
+            raise
         if loaded is not None:
             return loaded
         waited = time.monotonic() - began

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,13 @@ def test_the_screen_says_every_stage_and_nothing_went_to_stderr(finished):
     assert program.stderr == ""
 
 
+def test_every_metric_that_is_written_is_explained(finished):
+    run_dir, _ = finished
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    for name in set().union(*metrics(run_dir)):
+        assert f"`{name}`" in page, name
+
+
 def test_the_first_update_sees_the_behaviour_policys_own_probabilities(finished):
     """Acting and learning share the numbers: before any step the ratio of fresh actions is 1."""
     run_dir, _ = finished
@@ -110,16 +118,31 @@ def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path):
     assert checkpoints(run_dir)[-1] == records[-1]["iteration"]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_drains_saves_and_ends_in_good_order(tmp_path, signal_number):
+def ctrl_c(program):
+    """A terminal signals the whole group in its foreground."""
+    os.killpg(program.process.pid, signal.SIGINT)
+
+
+def terminate(program):
+    os.kill(program.process.pid, signal.SIGTERM)
+
+
+def terminate_everything(program):
+    """As systemd and batch systems do: Ray and the workers go at the same moment."""
+    for pid in program.alive():
+        os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("send", [ctrl_c, terminate, terminate_everything])
+def test_a_signal_saves_and_ends_in_good_order(tmp_path, send):
     run_dir = tmp_path / "run"
     program = train(run_dir, "--trainer.save_interval=100000")
     wait_for_iteration(program, run_dir, 2)
-    os.kill(program.process.pid, signal_number)
-    assert program.wait() == 0, program.stderr
+    send(program)
+    assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     assert checkpoints(run_dir) == [metrics(run_dir)[-1]["iteration"]]
-    assert f"stopping after {signal_number.name}" in program.stdout
+    assert f"stopping after {'SIGINT' if send is ctrl_c else 'SIGTERM'}" in program.stdout
 
 
 def test_a_signal_during_the_start_ends_it_in_good_order(tmp_path):

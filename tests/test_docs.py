@@ -1,0 +1,71 @@
+"""The documentation tells the truth where a program can know it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from minestudio_jax import config as config_module
+from minestudio_jax.config import validate
+from minestudio_jax.run.command_line import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_table_of_settings_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("generate_settings", ROOT / "docs/generate_settings.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run: python docs/generate_settings.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_settings_that_are_named_exist(page):
+    known = {f"{section}.{key}" for section, keys in config_module.Config().to_dict().items() for key in keys}
+    sections = "|".join(config_module.Config().to_dict())
+    named = set(re.findall(rf"(?<![\w./])(?:--)?((?:{sections})\.[a-z_]\w*)", page.read_text()))
+    files = {name for name in named if name.endswith((".py", ".lock", ".log"))}
+    assert named - files <= known, named - files - known
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.flags")), ids=lambda p: p.name)
+def test_every_flag_file_is_valid_and_its_head_says_what_to_expect(file):
+    validate(parse(["train", f"--flagfile={file}"]))
+    head = file.read_text().split("--")[0] + file.read_text().split("\n\n")[0]
+    for word in ("python -m minestudio_jax.train", "Hardware:", "Wall time:", "Expect:"):
+        assert word in head, f"{file.name} does not say {word}"
+
+
+def test_code_blocks_of_the_environments_page_run():
+    page = (ROOT / "docs/environments.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        scope = {}
+        exec(compile(block, "docs/environments.md", "exec"), scope)
+        assert scope["image"].shape == (128, 128, 3)
+
+
+def test_the_readme_has_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert (
+        "pip install -e . -c constraints.txt && python -m minestudio_jax.train --flagfile=configs/quickstart.flags"
+        in readme
+    )
+    assert "pip install -e '.[test]' -c constraints.txt && pytest" in readme
+    assert "pip install -e '.[test]' -c constraints.txt && pytest" in (ROOT / ".ci/run").read_text()
+
+
+def test_json_in_flag_files_is_json():
+    for file in (ROOT / "configs").glob("*.flags"):
+        for value in re.findall(r"^--\w+\.options=(.*)$", file.read_text(), re.MULTILINE):
+            json.loads(value)
