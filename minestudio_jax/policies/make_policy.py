@@ -13,12 +13,18 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
     """The policy that learner and rollout workers share.
 
     Raises:
-      ConfigError: policy.factory cannot be imported, or gives something else than a Policy.
+      ConfigError: policy.factory cannot be imported, refuses its options, or gives something else than a Policy.
       ValueError: the policy cannot serve such environments.
     """
     if not config.policy.factory:
         return ImpalaPolicy(spec, config.policy.channels, config.policy.hidden_size, config.trainer.use_normalized_vf)
-    policy = load_factory("policy.factory", config.policy.factory)(spec, **config.policy.options)
+    factory = load_factory("policy.factory", config.policy.factory)
+    try:
+        policy = factory(spec, **config.policy.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"policy.factory={config.policy.factory!r} with policy.options={config.policy.options} failed: {error}"
+        ) from error
     if not isinstance(policy, Policy):
         raise ConfigError(
             f"policy.factory={config.policy.factory!r} gave a {type(policy).__name__}, not a "

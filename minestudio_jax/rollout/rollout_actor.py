@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import ray
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
@@ -49,33 +49,43 @@ class RolloutActor:
         self._queue_size = config.rollout.to_send_queue_size
         self._under_way: list[Any] = []
         self._stop = threading.Event()
-        self._error: str | None = None
-        self._pool = make_pool(config, worker_id, worker_life, log_dir)
+        self._error: Exception | None = None
+        self._pool: EnvPool | None = None
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self._load_lock = threading.Lock()
+        self._loaded_version = -1
         try:
+            self._pool = make_pool(config, worker_id, worker_life, log_dir)
             policy = make_policy(config, self._pool.spec)
             self._abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
             self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
-        except BaseException:
-            self._pool.close()
-            raise
-        self._load_lock = threading.Lock()
-        self._loaded_version = -1
-        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
-        self._thread.start()
+            self._thread.start()
+        except Exception as error:  # told by the next call: what a constructor raises reaches nobody as it is
+            self._fail(error)
 
     def spec(self) -> EnvironmentSpec:
+        """Of its environments.
+
+        Raises:
+          Exception: they could not be started.
+        """
+        self._raise_error()
+        assert self._pool is not None
         return self._pool.spec
 
     def load_policy(self, version: int, path: Path) -> None:
         """Reads a published version and acts with it from the next batch on; an older one is ignored."""
         with self._load_lock:
-            if version <= self._loaded_version:
+            if version <= self._loaded_version or self._error is not None:
                 return
             try:
                 params = policy_store.load_version(path, self._abstract_params)
             except FileNotFoundError:
                 # Only a newer version's arrival removes one, and that one's call comes behind this.
                 log.warning("policy version %d was gone before it could be read", version)
+                return
+            except Exception as error:  # nobody waits for this call's answer
+                self._fail(error)
                 return
             self._worker.set_policy(version, jax.device_put(params))
             self._loaded_version = version
@@ -84,24 +94,32 @@ class RolloutActor:
         """What happened since the last call.
 
         Raises:
-          RuntimeError: the acting thread failed, with its traceback.
+          Exception: what made the worker fail.
         """
-        if self._error is not None:
-            raise RuntimeError(f"the rollout thread failed:\n{self._error}")
+        self._raise_error()
         return self._worker.report()
 
     def stop(self) -> None:
         """Ends acting and closes the environments; fragments under way are delivered or abandoned."""
         self._stop.set()
-        self._thread.join()
-        self._pool.close()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._pool is not None:
+            self._pool.close()
 
     def _run(self) -> None:
         try:
             self._worker.run(self._stop)
-        except BaseException:
-            self._error = traceback.format_exc()
-            self._pool.close()
+        except Exception as error:  # told by the next report
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._stop.set()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _send(self, fragment: SampleFragment) -> None:
         """Hands a fragment to the buffer; pauses while too many are under way."""

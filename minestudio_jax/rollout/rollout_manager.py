@@ -12,8 +12,8 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from minestudio_jax.config import Config
-from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.replay_buffer import ReplayBufferActor, ReplayCounters
 from minestudio_jax.rollout.rollout_actor import RolloutActor
@@ -95,7 +95,7 @@ class RolloutManager:
         try:
             specs: Sequence[EnvironmentSpec] = ray.get(asked)
         except ray.exceptions.RayError as error:
-            raise RolloutFailure(f"a rollout worker could not start its environments: {error}") from error
+            raise RolloutFailure(f"a rollout worker could not start its environments: {_reason(error)}") from error
         if any(spec != specs[0] for spec in specs):
             raise RolloutFailure(f"the rollout workers' environments differ: {specs}")
         return specs[0]
@@ -217,7 +217,7 @@ class RolloutManager:
                     except ray.exceptions.RayActorError as error:
                         self._heal(worker_id, error)
         except BaseException as error:
-            self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(str(error))
+            self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
 
     def _heal(self, worker_id: int, error: BaseException) -> None:
         if self.restarts >= self._config.rollout.max_worker_restarts:
@@ -232,3 +232,9 @@ class RolloutManager:
             self._workers[worker_id] = self._start_worker(worker_id)
             if self._published is not None:
                 self._workers[worker_id].load_policy.remote(*self._published)
+
+
+def _reason(error: BaseException) -> str:
+    """What a worker said; with the traceback only if it is nothing that we raise on purpose."""
+    cause = getattr(error, "cause", None)
+    return str(cause) if isinstance(cause, (EnvironmentFailure, ConfigError)) else str(error)

@@ -173,6 +173,29 @@ def test_a_killed_rollout_worker_is_replaced(tmp_path):
     assert "rollout worker 0 died and is started again" in (run_dir / "logs/run.log").read_text()
 
 
+SCRIPTED = ("--env.factory=tests.scripted_env:make",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (['--env.options={"fault": "exception", "fault_in": "start"}'], ["got ready in", "the scripted exception", "env.factory"]),
+        (['--env.options={"fault": "exception"}', "--env.max_failures_per_hour=1"], ["env.max_failures_per_hour=1", "the scripted exception"]),
+        (['--env.python=/no/such/python'], ["env.python='/no/such/python' cannot be run"]),
+        (['--env.options={"step_s": 600}', "--run.stall_deadline_s=3"], ["run.stall_deadline_s=3", "0 fragments ready"]),
+    ],
+    ids=["start", "steps", "interpreter", "stall"],
+)  # fmt: skip
+def test_environments_that_do_not_work_fail_the_run_with_the_cause(tmp_path, arguments, words):
+    program = train(tmp_path / "run", *SCRIPTED, "--rollout.num_envs=1", "--rollout.batch_size=1", *arguments)
+    assert program.wait() == 1, program.stdout + program.stderr
+    program.assert_nothing_left()
+    failure = program.stdout.partition("failed: ")[2]
+    for word in (*words, "the same command continues"):
+        assert word in failure, program.stdout
+    assert "ray::" not in failure, failure  # not buried in the traceback of a remote call
+
+
 def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds_one_run(tmp_path):
     programs = {tmp_path / name: train(tmp_path / name) for name in ("a", "b")}
     for run_dir, program in programs.items():
