@@ -170,6 +170,8 @@ def test_every_update_shuffles_anew_and_a_resumed_one_repeats_the_stream(policy,
     again, _ = update(policy, CONFIG, state, batch)
     assert_same(after, again, rtol=0)
     assert not np.array_equal(after.key, state.key)
+    other, _ = update(policy, CONFIG, dataclasses.replace(state, key=after.key), batch)
+    assert distance(after.params, other.params) > 1e-6  # other batches
 
 
 _ON_DEVICES = """

@@ -88,6 +88,16 @@ def test_faces_are_shaded_by_their_direction():
     assert along_x / along_z == pytest.approx(0.6 / 0.8, rel=0.05)
 
 
+def test_a_blocks_top_and_sides_have_their_own_textures():
+    """A wall of grass blocks is brown from the side but for a strip, a meadow of them is green."""
+    side = greenness(image_of(wall(2, 15, b.GRASS))[:8])
+    meadow = flat()
+    meadow[1:-1, FLOOR - 1, 1:-1] = b.GRASS
+    top = greenness(image_of(meadow, pitch=80))
+    assert (top > 20).mean() > 0.9
+    assert 0.05 < (side > 20).mean() < 0.4
+
+
 def test_the_block_under_attack_shows_cracks_that_grow():
     blocks = wall(2, 14, b.STONE)
     target = (12, FLOOR + 1, 14)
