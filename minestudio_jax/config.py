@@ -72,7 +72,9 @@ class EnvConfig:
     options: dict[str, Any] = _setting(
         {}, "JSON object: keyword arguments of env.factory, or overrides of the embedded world's settings."
     )
-    task: str = _setting("chop_tree", "Task of the embedded world; a label in the data otherwise.")
+    task: str = _setting(
+        "chop_tree", "Task of the embedded world, by name or path of a .yaml file; a label in the data otherwise."
+    )
     preset: str = _setting("toy", "Constants of the embedded world.", choices=("toy", "vanilla"))
     action_set: str = _setting(
         "discrete",

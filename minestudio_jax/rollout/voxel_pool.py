@@ -11,6 +11,7 @@ import numpy as np
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.envs.voxel import World
 from minestudio_jax.envs.voxel.state import State
+from minestudio_jax.envs.voxel.statistics import as_dict
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
 
 
@@ -66,16 +67,18 @@ class VoxelEnvPool:
         env_id = np.arange(self.num_envs, dtype=np.int32)
         if self._timestep is None:
             no = np.zeros(self.num_envs, bool)
-            reward, terminated, truncated, mined = no.astype(np.float32), no, no, None
+            reward, terminated, truncated = no.astype(np.float32), no, no
         else:
             t = self._timestep
             reward, terminated, truncated = (np.asarray(x) for x in (t.reward, t.terminated, t.truncated))
-            mined = np.asarray(t.info["mine_block"])
         ended = terminated | truncated
         final_obs = {"image": np.array(self._image)} if truncated.any() else None
-        for i in np.flatnonzero(ended):
-            self._reset(int(i))
-        info = [{"mine_block": mined[i].tolist()} if ended[i] and mined is not None else {} for i in env_id]
+        info: list[dict[str, Any]] = [{} for _ in env_id]
+        if ended.any():
+            said = jax.device_get(self._timestep.info)
+            for i in np.flatnonzero(ended):
+                info[i] = as_dict({name: leaf[i] for name, leaf in said.items()})
+                self._reset(int(i))
         return EnvironmentSteps(
             env_id=env_id,
             obs={"image": np.array(self._image)},

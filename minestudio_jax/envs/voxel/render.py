@@ -1,4 +1,4 @@
-"""The player's view: one ray a pixel, shaded like Minecraft's, with crosshair and cracks."""
+"""The player's view: one ray a pixel, shaded like Minecraft's, with everything that a player sees."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from minestudio_jax.envs.voxel import blocks as b
-from minestudio_jax.envs.voxel import physics
-from minestudio_jax.envs.voxel.raycast import cast
-from minestudio_jax.envs.voxel.state import State
+from minestudio_jax.envs.voxel import hud, physics, terrain
+from minestudio_jax.envs.voxel.boxes import Boxes, boxes_of
+from minestudio_jax.envs.voxel.raycast import box_distance, cast
+from minestudio_jax.envs.voxel.state import State, WorldSettings
 
 VERTICAL_FOV_DEG = 70.0
 ASPECT = 16 / 9  # MineRL's frame; squeezed into the image whatever its shape, as for VPT
 SKY = np.array([120.0, 167.0, 255.0], np.float32)
 FOG = np.array([192.0, 216.0, 255.0], np.float32)
+DEEP_WATER = np.array([20.0, 50.0, 120.0], np.float32)
 FOG_BEGINS = 0.6  # of the distance at which nothing is seen any more
 FOG_DISTANCE = 28.0
+WATER_FOG_DISTANCE = 12.0
+_NIGHT = 0.25  # brightness of the darkest night
 _SHADE_X, _SHADE_UP, _SHADE_DOWN, _SHADE_Z = 0.6, 1.0, 0.5, 0.8
 
 
-def render(state: State, height: int, width: int, max_crossings: int) -> jax.Array:
+def render(state: State, height: int, width: int, settings: WorldSettings) -> jax.Array:
     """uint8 [height, width, 3], RGB."""
     player = state.player
     tangent = np.tan(np.radians(VERTICAL_FOV_DEG / 2))
@@ -36,8 +40,10 @@ def render(state: State, height: int, width: int, max_crossings: int) -> jax.Arr
     side = right * norm
     dx = -jnp.sin(yaw) * level - jnp.cos(yaw) * side
     dz = jnp.cos(yaw) * level - jnp.sin(yaw) * side
-    eye = player.position + physics.EYE_HEIGHT * jnp.array([0.0, 1.0, 0.0])
-    hit = cast(state.blocks, eye, dx, dy, dz, max_crossings)
+    eye = physics.eye(player)
+    wet = terrain.BIOMES[settings.biome].water > 0
+    under_water = (physics.block_at(state.blocks, eye) == b.WATER) if wet else jnp.bool_(False)
+    hit = cast(state.blocks, eye, dx, dy, dz, settings.view_distance, through_water=under_water if wet else True)
 
     reach = jnp.where(hit.block == b.AIR, 0.0, hit.distance)
     x, y, z = eye[0] + reach * dx, eye[1] + reach * dy, eye[2] + reach * dz
@@ -47,21 +53,69 @@ def render(state: State, height: int, width: int, max_crossings: int) -> jax.Arr
     texel_u, texel_v = (jnp.floor((t - jnp.floor(t)) * b.TEXTURE_SIZE).astype(jnp.int32) for t in (u, v))
     texel = ((hit.block * 3 + face) * b.TEXTURE_SIZE + texel_v) * b.TEXTURE_SIZE + texel_u
     colour = jnp.asarray(_ATLAS)[texel]
-
-    shade = jnp.where(
-        hit.axis == 0, _SHADE_X, jnp.where(hit.axis == 2, _SHADE_Z, jnp.where(dy < 0, _SHADE_UP, _SHADE_DOWN))
-    )
-    colour = colour * (shade * _cracks(state, hit.cell, texel_u, texel_v))[..., None]
+    colour = colour * (_shade(hit.axis, dy) * _cracks(state, hit.cell, texel_u, texel_v))[..., None]
     open_sky = (hit.block == b.AIR) | (hit.block == b.BARRIER)
-    fog = jnp.clip((hit.distance / FOG_DISTANCE - FOG_BEGINS) / (1 - FOG_BEGINS), 0.0, 1.0)
-    colour = colour + (FOG - colour) * fog[..., None]
+    distance = hit.distance
+    boxes = boxes_of(state)
+    if boxes is not None:
+        colour, distance, open_sky = _with_boxes(boxes, eye, (dx, dy, dz), colour, distance, open_sky)
+
+    daylight = jnp.float32(1.0)
+    if settings.day_cycle or settings.start_time != WorldSettings.start_time:
+        daylight = brightness(state.time)
+    fog_distance = jnp.where(under_water, WATER_FOG_DISTANCE, FOG_DISTANCE)
+    fog_colour = jnp.where(under_water, DEEP_WATER, FOG)
+    fog = jnp.clip((distance / fog_distance - FOG_BEGINS) / (1 - FOG_BEGINS), 0.0, 1.0)
+    colour = colour + (fog_colour - colour) * fog[..., None]
     high = jnp.clip(dy * 3, 0.0, 1.0)[..., None]
-    colour = jnp.where(open_sky[..., None], FOG + (SKY - FOG) * high, colour)
-    colour = jnp.where(_crosshair(height, width)[..., None], 255.0 - colour, colour)
+    sky = jnp.where(under_water, DEEP_WATER, FOG + (SKY - FOG) * high)
+    colour = jnp.where(open_sky[..., None], sky, colour) * daylight
+    if settings.hud:
+        colour = hud.draw(colour, state)
+    colour = jnp.where(hud.crosshair(height, width)[..., None], 255.0 - colour, colour)
     return jnp.clip(colour, 0, 255).astype(jnp.uint8)
 
 
+def brightness(time: jax.Array) -> jax.Array:
+    """How bright it is at a time of day in ticks since dawn; 1 by day, float32 []."""
+    sun = jnp.sin(2 * jnp.pi * time / 24000.0)
+    return jnp.clip(_NIGHT + (1 - _NIGHT) * (2.0 * sun + 0.6), _NIGHT, 1.0)
+
+
 _ATLAS = b.textures().reshape(-1, 3)
+
+
+def _shade(axis: jax.Array, dy: jax.Array) -> jax.Array:
+    """Brightness of a face by its direction."""
+    vertical = jnp.where(dy < 0, _SHADE_UP, _SHADE_DOWN)
+    return jnp.where(axis == 0, _SHADE_X, jnp.where(axis == 2, _SHADE_Z, vertical))
+
+
+def _with_boxes(
+    boxes: Boxes,
+    eye: jax.Array,
+    directions: tuple[jax.Array, jax.Array, jax.Array],
+    colour: jax.Array,
+    distance: jax.Array,
+    open_sky: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Colour [H, W, 3], distance and whether it is sky [H, W], with the boxes that are nearer than the blocks."""
+
+    def one(
+        carry: tuple[jax.Array, jax.Array, jax.Array], box: Boxes
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+        colour, distance, open_sky = carry
+        there, axis = box_distance(eye, *directions, box.low, box.high)
+        nearer = there < distance
+        own = box.colour * _shade(axis, directions[1])[..., None]
+        return (
+            jnp.where(nearer[..., None], own, colour),
+            jnp.where(nearer, there, distance),
+            open_sky & ~nearer,
+        ), None
+
+    carry, _ = jax.lax.scan(one, (colour, distance, open_sky), boxes)
+    return carry
 
 
 def _cracks(state: State, index: jax.Array, texel_u: jax.Array, texel_v: jax.Array) -> jax.Array:
@@ -71,11 +125,3 @@ def _cracks(state: State, index: jax.Array, texel_u: jax.Array, texel_v: jax.Arr
     on_target = index == (x * size_y + y) * size_z + z
     lines = (texel_u * 5 + texel_v * 3) % 8 < jnp.ceil(state.breaking.progress * 5)
     return jnp.where(on_target & lines, 0.35, 1.0)
-
-
-def _crosshair(height: int, width: int) -> np.ndarray:
-    """bool [height, width], a small plus in the middle."""
-    y, x = np.mgrid[:height, :width]
-    y, x = abs(y - (height - 1) / 2), abs(x - (width - 1) / 2)
-    arm, half = max(height, width) / 40, max(height, width) / 120 + 0.5
-    return ((y < half) & (x < arm)) | ((x < half) & (y < arm))

@@ -9,22 +9,41 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from minestudio_jax.envs import actions
-from minestudio_jax.envs.voxel import blocks as b
-from minestudio_jax.envs.voxel import mining, physics, terrain
+from minestudio_jax.envs.tasks import Task
+from minestudio_jax.envs.voxel import crafting, physics, rewards, survival, terrain
+from minestudio_jax.envs.voxel import drops as lying
+from minestudio_jax.envs.voxel import inventory as inv
+from minestudio_jax.envs.voxel import mobs as creatures
+from minestudio_jax.envs.voxel.action_sets import ACTION_SETS
+from minestudio_jax.envs.voxel.hands import resting
 from minestudio_jax.envs.voxel.render import render
 from minestudio_jax.envs.voxel.state import Breaking, Player, State, WorldSettings
-from minestudio_jax.envs.voxel.tasks import TASKS, Task
+from minestudio_jax.envs.voxel.statistics import nothing_yet
+from minestudio_jax.envs.voxel.tick import Rules, tick
+from minestudio_jax.utils.task_files import load_task
 
 PRESETS: dict[str, dict[str, Any]] = {
     "vanilla": {},
-    "toy": {"frame_skip": 4, "break_speed_multiplier": 10.0, "time_limit": 100},
+    "toy": {
+        "frame_skip": 4,
+        "break_speed_multiplier": 10.0,
+        "time_limit": 100,
+        "attack_edge": False,
+        "instant_pickup": True,
+        "hunger": False,
+        "caves": False,
+        "ores": 0.0,
+        "day_cycle": False,
+        "hud": False,
+    },
 }
-ACTION_SETS = ("discrete", "vpt")
-_KEYS = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack")
+ACTION_FACES = ("discrete", "vpt", "minerl")
+DROP_SLOTS = 16
+_KEYS = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack", "use", "drop")
+_HOTBAR = tuple(f"hotbar.{i}" for i in range(1, 10))
 
 
 class Timestep(NamedTuple):
@@ -32,8 +51,11 @@ class Timestep(NamedTuple):
 
     Attributes:
       reward: float32 [].
-      terminated, truncated: bool [].
-      info: name -> array; "mine_block" and "pickup" are int32 [block], counts of this episode.
+      terminated: bool [], the player died, or the task ends with its success.
+      truncated: bool [], the time limit is reached.
+      info: name -> array: the episode's statistics (int32 [names], see `statistics.NAMES`), "success" bool [],
+        "health" float32 [], "food" int32 [], and "reward_terms" float32 [terms], what each term of the task's reward
+        paid in this step.
     """
 
     reward: jax.Array
@@ -47,9 +69,9 @@ class World:
     """One task in one kind of world.
 
     Attributes:
-      task: rewards and action set.
+      task: rewards, start and action set.
       settings: sizes and constants.
-      action_set: "discrete" or "vpt".
+      action_set: "discrete", "vpt" or "minerl".
     """
 
     task: Task
@@ -58,22 +80,44 @@ class World:
 
     @property
     def action_spec(self) -> dict[str, int]:
-        """Component -> number of choices: {"choice": n}, or VPT's buttons and camera."""
+        """Component -> number of choices: {"choice": n}, or VPT's buttons and camera, and "craft" where there is any.
+
+        MineRL's actions are keys and degrees; they have no such spec.
+
+        Raises:
+          ValueError: the action set is "minerl".
+        """
+        if self.action_set == "minerl":
+            raise ValueError("env.action_set='minerl' is for programs that step the world themselves: use vpt")
         if self.action_set == "vpt":
-            return dict(actions.VPT_ACTION_SPEC)
-        return {"choice": len(self.task.actions.names)}
+            return {**actions.VPT_ACTION_SPEC, **({"craft": crafting.NUM_CRAFT} if self.task.crafting else {})}
+        return {"choice": len(self.choices)}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the task's own choices."""
+        return ACTION_SETS[self.task.actions].names
 
     def reset(self, key: jax.Array) -> State:
         """A new world and a new episode in it."""
-        blocks, position, yaw = terrain.generate(key, self.settings)
-        nothing = jnp.zeros(b.NUM_BLOCKS, jnp.int32)
+        terrain_key, mob_key, key = jax.random.split(key, 3)
+        land = terrain.generate(terrain_key, self.settings)
         return State(
-            blocks=blocks,
-            player=standing_player(position, yaw),
+            blocks=land.blocks,
+            player=standing_player(land.position, land.yaw),
+            vitals=survival.healthy(),
+            inventory=inv.start_inventory(self.task.inventory),
             breaking=Breaking(jnp.zeros(3, jnp.int32), jnp.float32(0), jnp.int32(0)),
+            hands=resting(),
+            mobs=creatures.spawn(mob_key, land.blocks, land.ground, land.position, self.task.mobs),
+            drops=lying.none(0 if self.settings.instant_pickup else DROP_SLOTS),
+            time=jnp.int32(self.settings.start_time),
             steps=jnp.int32(0),
-            mine_block=nothing,
-            pickup=nothing,
+            statistics=nothing_yet(),
+            paid=jnp.zeros(len(self.task.reward), jnp.int32),
+            start=land.position,
+            goal=land.goal,
+            key=jax.random.key_data(key),
         )
 
     def step(self, state: State, action: dict[str, jax.Array]) -> tuple[State, Timestep]:
@@ -81,104 +125,138 @@ class World:
 
         Args:
           state: before.
-          action: component -> int32 [1].
+          action: component -> int32 [1]. For "minerl": each of `actions.BUTTONS` -> int [], "camera" -> float32 [2]
+            (pitch and yaw, degrees), and "craft" -> int [] where there is any; what is missing is not pressed.
         """
         controls = self._controls(action)
-        after = lax.fori_loop(0, self.settings.frame_skip, lambda _, s: self._tick(s, controls), state)
+        rules = Rules(self.task, self.settings, can_use=self._can_use())
+        no_reward = jnp.zeros(len(self.task.reward), jnp.float32)
+
+        def one(number: int, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+            state, earned = carry
+            # A key of crafting, throwing away or choosing is pressed once, however long the action lasts.
+            now = controls._replace(craft=jnp.where(number == 0, controls.craft, 0), drop=controls.drop & (number == 0))
+            after = tick(rules, state, now)
+            terms, paid = rewards.paid(self.task, state.statistics, after.statistics, state.paid)
+            return dataclasses.replace(after, paid=paid), earned + terms
+
+        after, earned = lax.fori_loop(0, self.settings.frame_skip, one, (state, no_reward))
         after = dataclasses.replace(after, steps=state.steps + 1)
-        mined = (after.mine_block - state.mine_block).astype(jnp.float32)
+        success = rewards.succeeded(self.task, after.statistics)
+        ends = self.task.success is not None and self.task.success.ends
         timestep = Timestep(
-            reward=jnp.dot(mined, self._reward_table()),
-            terminated=jnp.bool_(False),
+            reward=jnp.sum(earned),
+            terminated=(after.vitals.health <= 0) | (success & ends),
             truncated=after.steps >= self.settings.time_limit,
-            info={"mine_block": after.mine_block, "pickup": after.pickup},
+            info={
+                **{f.name: getattr(after.statistics, f.name) for f in dataclasses.fields(after.statistics)},
+                "success": success,
+                "health": after.vitals.health,
+                "food": after.vitals.food,
+                "reward_terms": earned,
+            },
         )
         return after, timestep
 
     def render(self, state: State, height: int, width: int) -> jax.Array:
         """The player's view, uint8 [height, width, 3]."""
-        return render(state, height, width, self.settings.view_distance)
+        return render(state, height, width, self.settings)
 
-    def _tick(self, state: State, controls: physics.Controls) -> State:
-        yaw, pitch = physics.turn(state.player, controls)
-        player = dataclasses.replace(state.player, yaw=yaw, pitch=pitch)
-        mined = mining.attack(state.blocks, player, state.breaking, controls, self.settings.break_speed_multiplier)
-        player = physics.move(mined.blocks, player, controls)
-        count = (jnp.arange(b.NUM_BLOCKS) == mined.broken) & (mined.broken != b.AIR)
-        # Drops go straight to the inventory.
-        item = jnp.asarray(b.DROP)[mined.broken]
-        picked = (jnp.arange(b.NUM_BLOCKS) == item) & (item != b.AIR)
-        return dataclasses.replace(
-            state,
-            blocks=mined.blocks,
-            player=player,
-            breaking=mined.breaking,
-            mine_block=state.mine_block + count,
-            pickup=state.pickup + picked,
-        )
+    def _can_use(self) -> bool:
+        keys = actions.KEY_TABLE[ACTION_SETS[self.task.actions].actions.buttons, actions.BUTTONS.index("use")]
+        return self.action_set != "discrete" or bool(keys.any())
 
     def _controls(self, action: dict[str, jax.Array]) -> physics.Controls:
+        if self.action_set == "minerl":
+            keys = [jnp.asarray(action.get(key, 0)).reshape(()).astype(bool) for key in (*_KEYS, *_HOTBAR)]
+            camera = jnp.asarray(action.get("camera", jnp.zeros(2)), jnp.float32).reshape(2)
+            return _pressed(jnp.stack(keys), camera, jnp.asarray(action.get("craft", 0)).reshape(()))
+        craft = jnp.int32(0)
         if self.action_set == "vpt":
-            buttons, camera = action["buttons"][0], action["camera"][0]
+            buttons, bins = action["buttons"][0], action["camera"][0]
+            if self.task.crafting:
+                craft = action["craft"][0]
         else:
-            choice = action["choice"][0]
-            buttons = jnp.asarray(self.task.actions.buttons)[choice]
-            camera = jnp.asarray(self.task.actions.camera)[choice]
-        keys = jnp.asarray(_KEY_TABLE)[buttons]
-        turn = jnp.where(
-            jnp.asarray(actions.CAMERA_ON_TABLE)[buttons],
-            jnp.asarray(actions.CAMERA_DEG_TABLE, jnp.float32)[camera],
-            0.0,
-        )
-        return physics.Controls(**dict(zip(_KEYS, keys, strict=True)), pitch=turn[0], yaw=turn[1])
-
-    def _reward_table(self) -> np.ndarray:
-        table = np.zeros(b.NUM_BLOCKS, np.float32)
-        for block, reward in self.task.mine_block.items():
-            table[block] = reward
-        return table
+            choice, choices = action["choice"][0], ACTION_SETS[self.task.actions]
+            buttons = jnp.asarray(choices.actions.buttons)[choice]
+            bins = jnp.asarray(choices.actions.camera)[choice]
+            craft = jnp.asarray(choices.craft)[choice]
+        camera_is_on = jnp.asarray(actions.CAMERA_ON_TABLE)[buttons]
+        turn = jnp.where(camera_is_on, jnp.asarray(actions.CAMERA_DEG_TABLE, jnp.float32)[bins], 0.0)
+        return _pressed(jnp.asarray(_KEY_TABLE)[buttons], turn, craft)
 
 
-_KEY_TABLE = actions.KEY_TABLE[:, [actions.BUTTONS.index(key) for key in _KEYS]].astype(bool)
+_KEY_TABLE = actions.KEY_TABLE[:, [actions.BUTTONS.index(key) for key in (*_KEYS, *_HOTBAR)]].astype(bool)
+
+
+def _pressed(keys: jax.Array, turn: jax.Array, craft: jax.Array) -> physics.Controls:
+    """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []."""
+    hotbar = keys[len(_KEYS) :]
+    slot = jnp.max(jnp.where(hotbar, jnp.arange(len(_HOTBAR)), -1))  # of several the last counts
+    pressed = dict(zip(_KEYS, keys[: len(_KEYS)], strict=True))
+    return physics.Controls(**pressed, hotbar=slot, craft=craft, pitch=turn[0], yaw=turn[1])
 
 
 def standing_player(position: jax.Array, yaw: jax.Array) -> Player:
     """A player at rest on the ground, looking straight ahead."""
+    no = jnp.bool_(False)
     return Player(
         position=position,
         velocity=jnp.array([0.0, -physics.GRAVITY * physics.VERTICAL_DRAG, 0.0], jnp.float32),
         yaw=yaw,
         pitch=jnp.float32(0),
         on_ground=jnp.bool_(True),
-        sprinting=jnp.bool_(False),
+        sprinting=no,
+        sneaking=no,
         jump_ticks=jnp.int32(0),
+        fall_distance=jnp.float32(0),
     )
 
 
-def make(task: str = "chop_tree", preset: str = "toy", action_set: str = "discrete", **overrides: Any) -> World:
+def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = "discrete", **overrides: Any) -> World:
     """A world for a task.
 
     Args:
-      task: its name.
-      preset: "toy" (actions last 4 ticks, blocks break 10 times as fast, 100 steps) or "vanilla".
-      action_set: "discrete" for the task's own, "vpt" for VPT's buttons and camera.
-      **overrides: fields of WorldSettings.
+      task: its name, the path of a task file, or the task itself.
+      preset: "toy" (actions last 4 ticks, blocks break 10 times as fast, 100 steps, and so on) or "vanilla".
+      action_set: "discrete" for the task's own, "vpt" for VPT's buttons and camera, "minerl" for MineRL's dictionary.
+      **overrides: fields of WorldSettings; they win over the task's, which win over the preset's.
     Raises:
-      ValueError: one of them is unknown; names the nearest.
+      ValueError: one of them is unknown or out of bounds; names the nearest.
     """
-    _check("env.task", task, TASKS)
     _check("env.preset", preset, PRESETS)
-    _check("env.action_set", action_set, ACTION_SETS)
+    _check("env.action_set", action_set, ACTION_FACES)
+    task = load_task(task) if isinstance(task, str) else task
+    settings = {**PRESETS[preset], **task.world, **overrides}
+    for name, value in settings.items():
+        _check_setting("env.options" if name in overrides else f"task {task.name}: world", name, value)
+    rewards.check_task(task)
+    inv.start_inventory(task.inventory)
+    for kind in task.mobs:
+        _check(f"task {task.name}: mobs", kind, creatures.NAMES[1:])
+    return World(task, WorldSettings(**settings), action_set)
+
+
+_LEAST = {"size": 24, "height": 20, "tree_spacing": 4, "frame_skip": 1, "time_limit": 1, "ground": 4, "hills": -1}
+
+
+def _check_setting(where: str, name: str, value: Any) -> None:
     fields = {f.name: f for f in dataclasses.fields(WorldSettings)}
-    for name, value in overrides.items():
-        _check("env.options", name, fields)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise ValueError(f"env.options: {name}={value!r} is not a number of 0 or more")
-    settings = WorldSettings(**{**PRESETS[preset], **overrides})
-    for name, least in (("size", 24), ("height", 20), ("tree_spacing", 4), ("frame_skip", 1), ("time_limit", 1)):
-        if not getattr(settings, name) >= least:
-            raise ValueError(f"env.options: {name}={getattr(settings, name)} is below its least value {least}")
-    return World(TASKS[task], settings, action_set)
+    _check(where, name, fields)
+    if name == "biome":
+        _check(f"{where}: biome", value, terrain.BIOMES)
+        return
+    default = fields[name].default
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{where}: {name}={value!r} must be true or false")
+        return
+    whole = isinstance(default, int)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != int(value)):
+        raise ValueError(f"{where}: {name}={value!r} is not {'an integer' if whole else 'a number'}")
+    least = _LEAST.get(name, -1.0 if name == "tree_chance" else 0)
+    if value < least:
+        raise ValueError(f"{where}: {name}={value!r} is below its least value {least}")
 
 
 def _check(setting: str, word: str, known: Iterable[str]) -> None:

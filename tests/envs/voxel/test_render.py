@@ -8,24 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minestudio_jax.envs import voxel
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import raycast
 from minestudio_jax.envs.voxel.render import ASPECT, VERTICAL_FOV_DEG, render
-from minestudio_jax.envs.voxel.state import Breaking, State
+from minestudio_jax.envs.voxel.state import Breaking, State, WorldSettings
 from tests.envs.voxel.worlds import FLOOR, flat, standing
 
 SIZE = 33  # odd: the middle pixel looks exactly ahead
 MIDDLE = SIZE // 2
 
 
+SETTINGS = WorldSettings(day_cycle=False, hud=False)
+EMPTY = jax.jit(voxel.make("chop_tree", size=24, height=20).reset)(jax.random.key(0))
+
+
 def scene(blocks, yaw=0.0, pitch=0.0, progress=0.0, target=(0, 0, 0)) -> State:
     player = dataclasses.replace(standing(12.5, 12.5, yaw=yaw), pitch=jnp.float32(pitch))
-    nothing = jnp.zeros(b.NUM_BLOCKS, jnp.int32)
     breaking = Breaking(jnp.array(target, jnp.int32), jnp.float32(progress), jnp.int32(0))
-    return State(jnp.asarray(blocks), player, breaking, jnp.int32(0), nothing, nothing)
+    return dataclasses.replace(EMPTY, blocks=jnp.asarray(blocks), player=player, breaking=breaking)
 
 
-draw = jax.jit(functools.partial(render, height=SIZE, width=SIZE, max_crossings=40))
+draw = jax.jit(functools.partial(render, height=SIZE, width=SIZE, settings=SETTINGS))
 
 
 def image_of(blocks, **kwargs) -> np.ndarray:
@@ -74,7 +78,7 @@ def test_the_frustum_is_minecrafts_squeezed_into_the_image():
     state = dataclasses.replace(
         state, player=dataclasses.replace(state.player, position=jnp.array([12.5, FLOOR + 1.5 - 1.62, 12.0]))
     )
-    green = greenness(np.asarray(render(state, size, size, 40)).astype(float)) > 15
+    green = greenness(np.asarray(render(state, size, size, SETTINGS)).astype(float)) > 15
     tangent = 2 * np.tan(np.radians(VERTICAL_FOV_DEG / 2))
     rows, columns = green.any(axis=1).sum(), green.any(axis=0).sum()
     assert rows == pytest.approx(size / distance / tangent, abs=2)

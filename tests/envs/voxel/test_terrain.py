@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -8,13 +10,13 @@ from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import terrain
 from minestudio_jax.envs.voxel.state import WorldSettings
 
-SETTINGS = WorldSettings()
+SETTINGS = WorldSettings(biome="forest", caves=False, ores=0.0)
 
 
 @pytest.fixture(scope="module")
 def worlds():
     generate = jax.jit(lambda key: terrain.generate(key, SETTINGS))
-    return [tuple(map(np.asarray, generate(jax.random.key(seed)))) for seed in range(20)]
+    return [tuple(map(np.asarray, generate(jax.random.key(seed))))[:3] for seed in range(20)]
 
 
 def test_the_world_is_enclosed(worlds):
@@ -27,8 +29,8 @@ def test_ground_is_layered_and_gently_hilly(worlds):
     for blocks, _, _ in worlds:
         inner = blocks[2:-2, :, 2:-2]
         top = (inner == b.GRASS).argmax(axis=1)
-        assert top.min() >= terrain.GROUND
-        assert top.max() <= terrain.GROUND + SETTINGS.hills
+        assert top.min() >= SETTINGS.ground
+        assert top.max() <= SETTINGS.ground + terrain.BIOMES["forest"].hills
         assert max(np.abs(np.diff(top, axis=axis)).max() for axis in (0, 1)) <= 1  # a jump gets everywhere
         x, z = np.mgrid[: len(top), : len(top)]
         assert (inner[x, top - 1, z] == b.DIRT).all()
@@ -71,6 +73,79 @@ def test_a_key_gives_one_world_and_another_key_another():
 
 
 def test_no_hills_is_flat():
-    blocks, _, _ = jax.jit(lambda key: terrain.generate(key, WorldSettings(hills=0)))(jax.random.key(0))
+    blocks, *_ = jax.jit(lambda key: terrain.generate(key, WorldSettings(biome="forest", hills=0)))(jax.random.key(0))
     top = (np.asarray(blocks)[2:-2, :, 2:-2] == b.GRASS).argmax(axis=1)
     assert len(np.unique(top)) == 1
+
+
+@functools.cache
+def generator(settings):
+    return jax.jit(lambda key: terrain.generate(key, settings))
+
+
+def generated(biome, seed=0, **settings):
+    return jax.tree.map(np.asarray, generator(WorldSettings(biome=biome, **settings))(jax.random.key(seed)))
+
+
+@pytest.mark.parametrize("biome", terrain.BIOMES)
+def test_every_biome_gives_a_place_to_stand(biome):
+    for seed in range(3):
+        land = generated(biome, seed)
+        x, y, z = np.floor(land.position).astype(int)
+        assert (land.blocks[x, y : y + 2, z] == b.AIR).all()
+        below = land.blocks[x, y - 1, z]
+        assert b.SOLID[below] or below == b.WATER
+
+
+def test_biomes_have_their_own_surface():
+    columns = {biome: generated(biome).blocks[2:-2, :-1, 2:-2] for biome in terrain.BIOMES}
+
+    def surface(biome):
+        blocks = columns[biome]
+        bare = np.where(np.isin(blocks, [b.AIR, b.WATER, b.LOG, b.LEAVES]), 0, blocks)
+        top = bare.shape[1] - 1 - (bare[:, ::-1] != 0).argmax(axis=1)
+        x, z = np.mgrid[: bare.shape[0], : bare.shape[2]]
+        return bare[x, top, z]
+
+    assert (surface("plains") == b.GRASS).all()
+    assert (surface("desert") == b.SAND).all()
+    assert 0.1 < (surface("mountain") == b.STONE).mean() < 0.95
+    assert 0.05 < (surface("beach") == b.SAND).mean() < 0.95
+    assert (columns["beach"] == b.WATER).any()
+    assert not (columns["plains"] == b.WATER).any()
+    trees = {biome: (columns[biome] == b.LOG).sum() for biome in columns}
+    assert trees["forest"] > 2 * trees["plains"] > trees["desert"] == 0
+
+
+def test_water_fills_every_hollow_up_to_one_level():
+    blocks = generated("beach").blocks[2:-2, :, 2:-2]
+    level = WorldSettings().ground + terrain.BIOMES["beach"].water
+    wet = np.argwhere(blocks == b.WATER)
+    assert wet[:, 1].max() == level - 1
+    assert not ((blocks[:, : level - 1] == b.WATER) & (blocks[:, 1:level] == b.AIR)).any()
+
+
+def test_ores_get_rarer_with_their_worth_and_the_precious_ones_lie_deep():
+    land = generated("mountain", ground=24, height=48, caves=False)
+    found = {name: np.argwhere(land.blocks == b.ID[name]) for name in ("coal_ore", "iron_ore", "diamond_ore")}
+    assert len(found["coal_ore"]) > len(found["iron_ore"]) > len(found["diamond_ore"]) > 0
+    assert found["diamond_ore"][:, 1].max() < 0.3 * 24
+    assert found["coal_ore"][:, 1].max() > 0.6 * 24
+    assert sum((generated("mountain", ores=0.0).blocks == ore).sum() for ore, _, _ in terrain.ORES) == 0
+
+
+def test_caves_are_hollows_in_the_rock():
+    solid = generated("plains", ground=24, height=48, caves=False, ores=0.0)
+    hollow = generated("plains", ground=24, height=48, caves=True, ores=0.0)
+    carved = solid.blocks != hollow.blocks
+    assert 0.01 < carved[2:-2, 2:20, 2:-2].mean() < 0.4
+    assert (hollow.blocks[carved] == b.AIR).all()
+    assert (solid.blocks[carved] == b.STONE).all()
+
+
+def test_the_goal_is_a_white_pillar_at_its_distance():
+    for seed in range(5):
+        land = generated("plains", seed, goal_distance=12.0, tree_chance=0.0)
+        assert abs(np.hypot(*(land.goal - land.position)[[0, 2]]) - 12) < 1.5
+        x, y, z = np.floor(land.goal).astype(int)
+        assert (land.blocks[x, y : y + terrain.GOAL_HEIGHT, z] == b.ID["white_wool"]).all()

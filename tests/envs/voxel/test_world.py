@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from minestudio_jax.envs import actions, voxel
 from minestudio_jax.envs.voxel import blocks as b
-from minestudio_jax.envs.voxel.tasks import TASKS
+from minestudio_jax.envs.voxel import items
+from minestudio_jax.envs.voxel.action_sets import ACTION_SETS
 
 SMALL = {"size": 24, "height": 20, "view_distance": 24}
 
@@ -20,7 +23,7 @@ def toy():
 
 
 def choose(world, name):
-    return {"choice": jnp.array([world.task.actions.names.index(name)])}
+    return {"choice": jnp.array([world.choices.index(name)])}
 
 
 def play(toy, seed, choices):
@@ -86,7 +89,7 @@ def test_a_broken_log_is_a_point_a_count_and_an_item(toy):
     world, _, _ = toy
     straight = voxel.make("chop_tree", preset="toy", spawn_turn=0.0, hills=0, **SMALL)
     setup = straight, jax.jit(straight.reset), jax.jit(straight.step)
-    attack = world.task.actions.names.index("forward and attack")
+    attack = world.choices.index("forward and attack")
     totals = []
     for seed in range(5):
         before = setup[1](jax.random.key(seed))
@@ -100,7 +103,7 @@ def test_a_broken_log_is_a_point_a_count_and_an_item(toy):
 def test_a_player_who_digs_into_the_tree_scores_more_than_random_play(toy):
     straight = voxel.make("chop_tree", preset="toy", spawn_turn=0.0, **SMALL)
     setup = straight, jax.jit(straight.reset), jax.jit(straight.step)
-    attack = straight.task.actions.names.index("forward and attack")
+    attack = straight.choices.index("forward and attack")
     skilled = np.mean([sum(play(setup, seed, [attack] * 60)[1]) for seed in range(5)])
     random = np.mean([sum(play(toy, seed, random_choices(seed, 60, straight))[1]) for seed in range(5)])
     assert skilled > random + 0.5
@@ -109,7 +112,7 @@ def test_a_player_who_digs_into_the_tree_scores_more_than_random_play(toy):
 def test_dirt_goes_to_the_inventory_whatever_it_was_dug_from():
     world = voxel.make("collect_dirt", preset="toy", **SMALL)
     setup = world, jax.jit(world.reset), jax.jit(world.step)
-    down, attack = (world.task.actions.names.index(name) for name in ("look down", "attack"))
+    down, attack = (world.choices.index(name) for name in ("look down", "attack"))
     _, rewards, timestep = play(setup, 0, [down] * 7 + [attack] * 30)
     mined, pickup = timestep.info["mine_block"], timestep.info["pickup"]
     assert mined[b.GRASS] >= 1
@@ -144,17 +147,18 @@ def test_the_tasks_choices_and_vpts_actions_do_the_same(toy):
     assert vpt.action_spec == {"buttons": 8641, "camera": 121}
     state = reset(jax.random.key(2))
     step, vpt_step = jax.jit(world.step), jax.jit(vpt.step)
+    choices = ACTION_SETS[world.task.actions].actions
     for choice in range(world.action_spec["choice"]):
         agent = {
-            "buttons": jnp.asarray(world.task.actions.buttons[choice])[None],
-            "camera": jnp.asarray(world.task.actions.camera[choice])[None],
+            "buttons": jnp.asarray(choices.buttons[choice])[None],
+            "camera": jnp.asarray(choices.camera[choice])[None],
         }
         assert equal(step(state, {"choice": jnp.array([choice])})[0], vpt_step(state, agent)[0])
 
 
-def test_the_camera_counts_only_with_its_meta_key(toy):
+def test_the_camera_counts_only_with_its_meta_key():
     world = voxel.make("chop_tree", preset="vanilla", action_set="vpt", **SMALL)
-    state = toy[1](jax.random.key(0))
+    state = jax.jit(world.reset)(jax.random.key(0))
     encoded = actions.encode({**{key: np.zeros(1, int) for key in actions.BUTTONS}, "camera": np.array([[0.0, 10.0]])})
     off = {"buttons": jnp.zeros(1, jnp.int32), "camera": jnp.asarray(encoded["camera"][0])}
     on = {name: jnp.asarray(component[0]) for name, component in encoded.items()}
@@ -168,9 +172,12 @@ def test_the_camera_counts_only_with_its_meta_key(toy):
     [
         ({"task": "chop_trees"}, "did you mean 'chop_tree'"),
         ({"preset": "vanila"}, "did you mean 'vanilla'"),
-        ({"action_set": "both"}, "discrete, vpt"),
+        ({"action_set": "both"}, "discrete, vpt, minerl"),
         ({"break_speed": 3}, "did you mean 'break_speed_multiplier'"),
-        ({"hills": -1}, "hills=-1 is not a number of 0 or more"),
+        ({"hills": -2}, "hills=-2 is below its least value -1"),
+        ({"hills": 2.5}, "hills=2.5 is not an integer"),
+        ({"hud": 1}, "hud=1 must be true or false"),
+        ({"biome": "forrest"}, "did you mean 'forest'"),
         ({"size": 4}, "size=4 is below its least value 24"),
     ],
 )
@@ -179,7 +186,105 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(kwargs, says):
         voxel.make(**kwargs)
 
 
-def test_every_task_pays_for_something_that_can_be_broken():
-    for task in TASKS.values():
-        assert task.mine_block
-        assert all(b.HARDNESS[block] > 0 for block in task.mine_block)
+def test_minerls_dictionary_does_what_vpts_action_does():
+    minerl, vpt = (voxel.make("build_pillar", preset="vanilla", action_set=face, **SMALL) for face in ("minerl", "vpt"))
+    state = jax.jit(vpt.reset)(jax.random.key(2))
+    step, vpt_step = jax.jit(minerl.step), jax.jit(vpt.step)
+    for pressed, camera in (
+        (("forward", "sprint"), (0.0, 0.0)),
+        (("use", "jump"), (10.0, 0.0)),
+        (("hotbar.3",), (0.0, -1.61)),
+    ):
+        keys = {key: np.array([key in pressed], int) for key in actions.BUTTONS}
+        agent = actions.encode({**keys, "camera": np.array([camera])})
+        decoded = actions.decode(agent)
+        sent = {key: jnp.asarray(value[0]) for key, value in decoded.items()}
+        state_a, state_b = step(state, sent)[0], vpt_step(state, {k: jnp.asarray(v[0]) for k, v in agent.items()})[0]
+        assert equal(state_a, state_b)
+        state = state_a
+    assert int(state.inventory.selected) == 2
+
+
+def test_a_pillar_is_built_by_jumping_and_placing():
+    world = voxel.make("build_pillar", preset="toy", **SMALL)
+    setup = world, jax.jit(world.reset), jax.jit(world.step)
+    down, build = (world.choices.index(name) for name in ("look down", "jump and use"))
+    state, rewards, timestep = play(setup, 0, [down] * 7 + [build] * 30)
+    height = int(state.player.position[1] - state.start[1])
+    assert height >= 5
+    assert sum(rewards) == pytest.approx(int(timestep.info["use_item"][b.DIRT]), abs=1) == pytest.approx(height, abs=1)
+    assert timestep.info["success"]
+
+
+def test_the_tool_chain_to_iron_can_be_walked():
+    """Craft, place, craft again, dig down with the pickaxe: every link of it pays."""
+    world = voxel.make("mine_iron", preset="toy", break_speed_multiplier=20.0, time_limit=400, **SMALL)
+    setup = world, jax.jit(world.reset), jax.jit(world.step)
+    at = world.choices.index
+    opening = [at("craft stick"), at("craft crafting_table")] + [at("look down")] * 3
+    # Planks, sticks and the table lie in the first three slots.
+    opening += [at("hold item 3"), at("use"), at("craft wooden_pickaxe")]
+    _, rewards, timestep = play(setup, 1, opening)
+    assert sum(rewards) == pytest.approx(0.5 + 0.5 + 0.5 + 1.0)
+    crafted = np.asarray(timestep.info["craft_item"])
+    assert crafted[items.ID["stick"]] == 4
+    assert crafted[items.ID["wooden_pickaxe"]] == 1
+
+
+def test_dropped_items_lie_about_until_they_are_touched():
+    """With Minecraft's own rules: dirt under the feet is broken, falls, and is picked up half a second later."""
+    world = voxel.make("collect_dirt", preset="vanilla", action_set="minerl", **SMALL)
+    state, step = jax.jit(world.reset)(jax.random.key(0)), jax.jit(world.step)
+    seen, picked = 0, 0
+    for tick in range(80):
+        state, timestep = step(state, {"attack": jnp.int32(1), "camera": jnp.array([10.0 * (tick < 9), 0.0])})
+        seen = max(seen, int((state.drops.count > 0).sum()))
+        picked = int(timestep.info["pickup"][b.DIRT])
+        assert picked <= int(timestep.info["mine_block"].sum())
+    assert seen >= 1
+    assert picked >= 1
+    assert int(state.inventory.count[0]) == picked
+
+
+def test_time_goes_on_in_vanilla_and_nights_are_dark():
+    world = voxel.make("chop_tree", preset="vanilla", start_time=11990, **SMALL)
+    state, step = jax.jit(world.reset)(jax.random.key(0)), jax.jit(world.step)
+    assert int(step(state, choose(world, "attack"))[0].time) == 11991
+    draw = jax.jit(lambda s: world.render(s, 16, 16))
+    light = [float(draw(dataclasses.replace(state, time=jnp.int32(time))).mean()) for time in (6000, 13000, 18000)]
+    assert light[0] > 1.5 * light[1] > 1.5 * light[2] * 0.99
+    assert light[2] > 10  # one still sees something
+
+
+def test_the_hud_shows_health_and_what_is_in_the_hand():
+    world = voxel.make("hunt_cow", preset="vanilla", **SMALL)
+    state, draw = jax.jit(world.reset)(jax.random.key(0)), jax.jit(lambda s: world.render(s, 90, 160))
+    full = np.asarray(draw(state)).astype(int)
+    hurt = draw(dataclasses.replace(state, vitals=dataclasses.replace(state.vitals, health=jnp.float32(5.0))))
+    empty = draw(dataclasses.replace(state, inventory=dataclasses.replace(state.inventory, selected=jnp.int32(4))))
+    rows, columns = np.nonzero(np.abs(full - np.asarray(hurt)).max(axis=-1))
+    assert rows.min() > 75
+    assert columns.max() < 80
+    rows, columns = np.nonzero(np.abs(full - np.asarray(empty)).max(axis=-1) > 10)
+    assert (columns > 120).any()
+
+
+def test_a_mob_is_seen_where_it_stands():
+    world = voxel.make("hunt_cow", preset="toy", **SMALL)
+    state, draw = jax.jit(world.reset)(jax.random.key(0)), jax.jit(lambda s: world.render(s, 33, 33))
+    ahead = (
+        state.player.position
+        + jnp.array([-jnp.sin(jnp.radians(state.player.yaw)), 0.0, jnp.cos(jnp.radians(state.player.yaw))]) * 2
+    )
+    nobody = dataclasses.replace(state, mobs=dataclasses.replace(state.mobs, kind=jnp.zeros_like(state.mobs.kind)))
+    somebody = dataclasses.replace(
+        nobody,
+        mobs=dataclasses.replace(
+            state.mobs, kind=state.mobs.kind.at[1:].set(0), position=state.mobs.position.at[0].set(ahead)
+        ),
+    )
+    changed = np.abs(np.asarray(draw(nobody)).astype(int) - np.asarray(draw(somebody)).astype(int)).max(axis=-1) > 20
+    rows, columns = np.nonzero(changed)
+    assert changed.mean() > 0.02
+    assert abs(columns.mean() - 16) < 3
+    assert rows.mean() > 18

@@ -20,11 +20,15 @@ def flat(size: int = 24, height: int = 48) -> np.ndarray:
     return world
 
 
-def controls(*keys: str, pitch: float = 0.0, yaw: float = 0.0) -> physics.Controls:
-    names = [name for name in physics.Controls._fields if name not in ("pitch", "yaw")]
+def controls(*keys: str, pitch: float = 0.0, yaw: float = 0.0, hotbar: int = -1, craft: int = 0) -> physics.Controls:
+    names = [name for name in physics.Controls._fields if name not in ("pitch", "yaw", "hotbar", "craft")]
     assert set(keys) <= set(names)
     return physics.Controls(
-        **{name: jnp.bool_(name in keys) for name in names}, pitch=jnp.float32(pitch), yaw=jnp.float32(yaw)
+        **{name: jnp.bool_(name in keys) for name in names},
+        hotbar=jnp.int32(hotbar),
+        craft=jnp.int32(craft),
+        pitch=jnp.float32(pitch),
+        yaw=jnp.float32(yaw),
     )
 
 
