@@ -1,0 +1,78 @@
+"""DeviceCollector: the on-device rollout spread over a mesh, as the trainer uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from minestudio_jax.policies.policy import Params, Policy
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.batch import FragmentBatch
+from minestudio_jax.trainer.device_rollout import DeviceRolloutState, Ended, JaxWorld, begin, make_collect
+
+
+class DeviceCollector:
+    """Collects one iteration's fragments in one jitted call.
+
+    Args:
+      policy: that acts.
+      world: that is played.
+      mesh: devices; worlds are split over its axis 'data'.
+      num_envs: worlds in all, a multiple of the number of devices.
+      fragments_per_env: consecutive fragments of each world in an iteration.
+      fragment_length: T.
+      image_size: height and width, pixels.
+      seed: of worlds and actions.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        world: JaxWorld,
+        mesh: Mesh,
+        num_envs: int,
+        fragments_per_env: int,
+        fragment_length: int,
+        image_size: tuple[int, int],
+        seed: int,
+    ) -> None:
+        per_device = num_envs // mesh.size
+        self.steps = num_envs * fragments_per_env * fragment_length
+        self._mesh = mesh
+
+        def begin_one(key: jax.Array) -> DeviceRolloutState:
+            return begin(policy, world, per_device, image_size, key[0])
+
+        keys = jax.random.key_data(jax.random.split(jax.random.key(seed), mesh.size))
+        self._keys = np.asarray(keys)
+        spread = NamedSharding(mesh, P("data"))
+        self._begin: Any = jax.jit(self._on_each(begin_one, (P("data"),), P("data")), out_shardings=spread)
+        collect = make_collect(policy, world, fragments_per_env, fragment_length)
+        self._collect: Any = jax.jit(
+            self._on_each(collect, (P(), P("data")), (P("data"), P("data"), P("data"))), donate_argnums=1
+        )
+
+    def abstract(self) -> Any:
+        """Shapes and shardings of the rollout state, for a checkpoint."""
+        return sharding.with_sharding(jax.eval_shape(self._begin, self._keys), sharding.along_data(self._mesh))
+
+    def begin(self) -> DeviceRolloutState:
+        """Fresh worlds."""
+        state: DeviceRolloutState = self._begin(self._keys)
+        return state
+
+    def compile(self, params: Any) -> None:
+        """Compiles for parameters of these shapes and shardings."""
+        self._collect = self._collect.lower(params, self.abstract()).compile()
+
+    def collect(self, params: Params, state: DeviceRolloutState) -> tuple[DeviceRolloutState, FragmentBatch, Ended]:
+        """Dispatches one iteration's collection and returns; `state` is donated."""
+        result: tuple[DeviceRolloutState, FragmentBatch, Ended] = self._collect(params, state)
+        return result
+
+    def _on_each(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
+        return jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
