@@ -108,8 +108,13 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
+    mode: str = _setting(
+        "ray",
+        "Rollout workers play on CPUs; or the learner plays the embedded world itself, on its own devices.",
+        choices=("ray", "device"),
+    )
     num_rollout_workers: int = _setting(1, "Rollout worker actors.", lower=1)
-    num_envs: int = _setting(16, "Environments per worker.", lower=1)
+    num_envs: int = _setting(16, "Environments per worker; with rollout.mode=device, in all.", lower=1)
     batch_size: int = _setting(16, "Most environments served by one policy inference; never waited for.", lower=1)
     fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
     num_cpus_per_worker: float = _setting(
@@ -262,7 +267,7 @@ def validate(config: Config) -> None:
             f"rollout.fragment_length={rollout.fragment_length} is not a multiple of "
             f"trainer.context_length={trainer.context_length}: make the one divide the other"
         )
-    if rollout.batch_size > rollout.num_envs:
+    if rollout.mode == "ray" and rollout.batch_size > rollout.num_envs:
         faults.append(
             f"rollout.batch_size={rollout.batch_size} is more than rollout.num_envs={rollout.num_envs}: "
             "a worker never has that many observations; lower it"
@@ -273,12 +278,13 @@ def validate(config: Config) -> None:
             f"trainer.gradient_accumulation={trainer.gradient_accumulation}: the rest would never be applied"
         )
     per_device = trainer.batch_size_per_device * trainer.batches_per_iteration
-    if per_device % replay.fragments_per_chunk:
+    buffered = rollout.mode == "ray"
+    if buffered and per_device % replay.fragments_per_chunk:
         faults.append(
             f"an iteration's {per_device} fragments (trainer.batch_size_per_device x batches_per_iteration) do "
             f"not divide into chunks of replay.fragments_per_chunk={replay.fragments_per_chunk}: change either"
         )
-    if per_device > replay.max_chunks * replay.fragments_per_chunk:
+    if buffered and per_device > replay.max_chunks * replay.fragments_per_chunk:
         faults.append(
             f"replay.max_chunks={replay.max_chunks} chunks of {replay.fragments_per_chunk} cannot hold one "
             f"iteration's {per_device} fragments: raise it to at least {-(-per_device // replay.fragments_per_chunk)}"
@@ -288,6 +294,17 @@ def validate(config: Config) -> None:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
     if not re.fullmatch(r"|auto|[^/:]+:\d+", config.run.ray_address):
         faults.append(f"run.ray_address={config.run.ray_address!r} is neither 'auto' nor of the form host:port")
+    if rollout.mode == "device":
+        if env.factory:
+            faults.append(
+                f"rollout.mode='device' plays the embedded world only, env.factory={env.factory!r} needs rollout "
+                "workers: remove one of them"
+            )
+        if rollout.num_rollout_workers != 1:
+            faults.append(
+                f"rollout.num_rollout_workers={rollout.num_rollout_workers} has no effect with rollout.mode='device': "
+                "set rollout.num_envs"
+            )
     if config.policy.options and not config.policy.factory:
         faults.append(
             f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"

@@ -24,7 +24,7 @@ def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -
     if not env.factory:
         from minestudio_jax.rollout.voxel_pool import VoxelEnvPool
 
-        return VoxelEnvPool(_embedded_world(config), num_envs, seed, env.height, env.width)
+        return VoxelEnvPool(embedded_world(config), num_envs, seed, env.height, env.width)
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
     return ProcessEnvPool(
@@ -72,10 +72,15 @@ def embedded_spec(config: Config) -> EnvironmentSpec:
     """
     from minestudio_jax.rollout.voxel_pool import voxel_spec
 
-    return voxel_spec(_embedded_world(config), config.env.height, config.env.width)
+    return voxel_spec(embedded_world(config), config.env.height, config.env.width)
 
 
-def _embedded_world(config: Config) -> World:
+def embedded_world(config: Config) -> World:
+    """The world that the settings describe.
+
+    Raises:
+      ValueError: unknown task or option.
+    """
     from minestudio_jax.envs import voxel
 
     env = config.env

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-import uuid
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import jax
 from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.policies.make_policy import make_policy
-from minestudio_jax.rollout.environments import check_factory, embedded_spec
-from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
-from minestudio_jax.run import ray_cluster
+from minestudio_jax.rollout.environments import embedded_spec
+from minestudio_jax.rollout.rollout_manager import RolloutFailure
 from minestudio_jax.run.command_line import EXIT_FAILURE
+from minestudio_jax.run.experience import Experience, check_experience, make_experience
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
@@ -51,11 +50,8 @@ def train(config: Config) -> int:
     stop.install()
     if not config.env.factory:
         _checked_embedded_world(config)
-    else:
-        check_factory(config)
-    devices = jax.device_count()
-    needed = fragments_per_iteration(config.trainer, devices)
-    _check_capacity(config, needed, devices)
+    check_experience(config)
+    needed = fragments_per_iteration(config.trainer, jax.device_count())
 
     with ExitStack() as cleanup:
         directory = RunDirectory(config)
@@ -77,33 +73,22 @@ def train(config: Config) -> int:
 def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float) -> int:
     """Starts both sides, loops, and stops them whatever happens."""
     with ExitStack() as cleanup:
-        board.stage("starting Ray" if not config.run.ray_address else f"joining Ray at {config.run.ray_address}")
-        cleanup.callback(ray_cluster.stop_ray)
-        ray_cluster.start_ray(config)
-        stop.install()  # Ray has taken SIGTERM
-        ray_cluster.wait_for_cpus(config, config.run.start_deadline_s)
-
-        workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
-        board.stage(f"starting {workers} rollout worker(s) with {envs} environments each")
-        manager = RolloutManager(config, uuid.uuid4().hex, directory.logs)
-        cleanup.callback(lambda: manager.close(config.run.stop_deadline_s))
-        # The embedded world's spec is known beforehand, so the learner compiles while the workers start.
-        spec = embedded_spec(config) if not config.env.factory else None
+        experience = make_experience(config, directory, board, stop, needed)
+        spec = experience.start(cleanup)
         if spec is None:
-            board.stage("waiting for the first environments")
-            spec = manager.wait_until_started(stop.event, config.run.start_deadline_s)
-            if spec is None:
-                return 0
+            return 0
         board.stage("building the policy and looking for a checkpoint")
+        policy = make_policy(config, spec)
         try:
             trainer = PPOTrainer(
                 config.trainer,
-                make_policy(config, spec),
+                policy,
                 spec,
                 config.rollout.fragment_length,
                 directory.path,
                 derived_seed(config.run.seed, "learner"),
-                manager.publish,
+                experience.on_published,
+                experience.collector(policy),
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -116,16 +101,11 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
         cleanup.callback(statistics.close)
         board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
         trainer.compile()
-        if not config.env.factory:
-            board.stage("waiting for the environments")
-            if manager.wait_until_started(stop.event, config.run.start_deadline_s) is None:
-                return 0
-        manager.watch(statistics.add)
-        trainer.publish()
-        trainer.open(lambda timeout_s: manager.fetch(needed, timeout_s))
+        if not experience.connect(trainer, statistics):
+            return 0
         board.stage(f"collecting the first {needed} fragments of {config.rollout.fragment_length} steps")
         metrics_log = cleanup.enter_context(closing(JsonLines(directory.metrics)))
-        _loop(config, trainer, manager, statistics, metrics_log, board, stop, started)
+        _loop(config, trainer, experience, statistics, metrics_log, board, stop, started)
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
         trainer.flush_published(config.run.stop_deadline_s)
@@ -138,7 +118,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
 def _loop(
     config: Config,
     trainer: PPOTrainer,
-    manager: RolloutManager,
+    experience: Experience,
     statistics: RolloutStatistics,
     metrics_log: JsonLines,
     board: Board,
@@ -155,13 +135,14 @@ def _loop(
         watch = Stopwatch()
         iteration_started = time.monotonic()
         with watch.phase("wait"):
-            loaded = _next_batch(config, trainer, manager, metrics, board, stop)
+            loaded = _next_batch(config, trainer, experience, metrics, board, stop)
         if loaded is None:
             return
         last = trainer.counters
         learned = trainer.iterate(loaded, watch)
+        experience.observe(trainer, statistics)
         trainer.set_progress(
-            before.env_steps + manager.replay_counters.inserted_steps,
+            before.env_steps + experience.steps,
             before.wall_time_s + time.monotonic() - started,
         )
         trainer.checkpoint(watch)
@@ -173,7 +154,7 @@ def _loop(
             **learned,
             "speed/env_steps_per_s": (now.env_steps - last.env_steps) / seconds,
             "speed/trained_steps_per_s": loaded.steps / seconds,
-            **manager.metrics(),
+            **experience.metrics(),
             **{f"time/{phase}_s": value for phase, value in watch.drain().items()},
         }
         metrics_log.write(metrics)
@@ -185,7 +166,7 @@ def _loop(
 def _next_batch(
     config: Config,
     trainer: PPOTrainer,
-    manager: RolloutManager,
+    experience: Experience,
     metrics: dict[str, float],
     board: Board,
     stop: StopSignal,
@@ -208,10 +189,9 @@ def _next_batch(
             return loaded
         waited = time.monotonic() - began
         if waited > config.run.stall_deadline_s:
-            ready, counters = manager.status()
             raise RolloutFailure(
-                f"no batch of experience within run.stall_deadline_s={config.run.stall_deadline_s:g}: the buffer "
-                f"has {ready} fragments ready ({counters}); the environments' logs say why, or raise the deadline"
+                f"no batch of experience within run.stall_deadline_s={config.run.stall_deadline_s:g}: "
+                f"{experience.diagnosis()}, or raise the deadline"
             )
         if waited > _SAY_WAITING_AFTER_S:
             board.update(metrics, waiting_for="experience from the environments")
@@ -224,15 +204,6 @@ def _checked_embedded_world(config: Config) -> None:
         make_policy(config, embedded_spec(config))
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
-
-
-def _check_capacity(config: Config, needed: int, devices: int) -> None:
-    capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
-    if needed > capacity:
-        raise ConfigError(
-            f"an iteration on {devices} devices takes {needed} fragments, replay.max_chunks={config.replay.max_chunks} "
-            f"chunks of {config.replay.fragments_per_chunk} hold {capacity}: raise replay.max_chunks"
-        )
 
 
 def _rewind_logs(directory: RunDirectory, iteration: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from minestudio_jax.config import TrainerConfig
@@ -121,14 +122,19 @@ class Checkpointer:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    """Leaves by their path: Orbax stores plain dictionaries best, and the names survive a change of containers."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
+    """Leaves by their path: Orbax stores plain dictionaries best, and the names survive a change of containers.
+
+    Arrays without elements, which Orbax does not store, are left out.
+    """
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size}
 
 
 def _from_dict(leaves: dict[str, Any], like: TrainState) -> TrainState:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: leaves[jax.tree_util.keystr(path, simple=True, separator=".")], like
-    )
+    def leaf(path: Any, wanted: Any) -> Any:
+        return leaves[_name(path)] if wanted.size else jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

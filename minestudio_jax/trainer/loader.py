@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.trainer.batch import FragmentBatch, stack_fragments
+from minestudio_jax.trainer.device_rollout import Ended
 
 # Gives an iteration's fragments, or None if there were not enough within the seconds it was given.
 FragmentSource = Callable[[float], Sequence[SampleFragment] | None]
@@ -27,11 +28,13 @@ class LoadedBatch:
       batch: on the device.
       version_first: oldest policy version of each fragment.
       steps: genuine steps.
+      ended: episodes that ended in it, if the learner collected it itself.
     """
 
     batch: FragmentBatch
     version_first: list[int]
     steps: int
+    ended: Ended | None = None
 
 
 class FragmentLoader:

@@ -17,6 +17,8 @@ from minestudio_jax.policies.policy import Policy
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.device_collector import DeviceCollector
+from minestudio_jax.trainer.device_rollout import Ended
 from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, LoadedBatch
 from minestudio_jax.trainer.publisher import ParamPublisher
 from minestudio_jax.trainer.state import Counters, TrainState, initial_state
@@ -36,6 +38,7 @@ class PPOTrainer:
       run_dir: `checkpoints/` and `versions/` are kept in it.
       seed: of parameters and shuffling, used by a run that has no checkpoint.
       on_published: called with (version, folder) when rollout workers may load a version.
+      collector: what it collects its experience with itself; None if fragments come from others.
     Raises:
       ValueError: the checkpoint there does not fit the settings.
     """
@@ -49,6 +52,7 @@ class PPOTrainer:
         run_dir: Path,
         seed: int,
         on_published: Callable[[int, Path], None],
+        collector: DeviceCollector | None = None,
     ) -> None:
         self._config = config
         mesh = sharding.data_mesh()
@@ -56,16 +60,24 @@ class PPOTrainer:
 
         initial = jax.jit(lambda: initial_state(policy, config, seed), out_shardings=sharding.replicated(mesh))
         abstract = sharding.with_sharding(jax.eval_shape(initial), sharding.replicated(mesh))
+        self._abstract = abstract
+        if collector is not None:
+            abstract = dataclasses.replace(abstract, rollout=collector.abstract())
+        self._collector = collector
         self._checkpointer = Checkpointer(run_dir / "checkpoints", config)
         restored = self._checkpointer.restore(abstract)
         self.resumed = restored is not None
-        self._state: TrainState
-        self._state, self.counters = restored or (initial(), Counters())
+        state: TrainState
+        state, self.counters = restored or (initial(), Counters())
+        self._rollout = state.rollout
+        if collector is not None and restored is None:
+            self._rollout = collector.begin()
+        self._state = dataclasses.replace(state, rollout=None)
+        self.last_ended: Ended | None = None
 
         # A process that was killed may have published more than its last checkpoint knows of.
         policy_store.remove_newer_versions(run_dir / "versions", self.counters.policy_version)
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-        self._abstract = abstract
         self._abstract_batch = sharding.with_sharding(
             abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
             self._batch_sharding,
@@ -75,7 +87,9 @@ class PPOTrainer:
         self._loader: FragmentLoader | None = None
 
     def compile(self) -> None:
-        """Compiles the update ahead of the first batch."""
+        """Compiles the update ahead of the first batch, and the collection if it is the trainer's."""
+        if self._collector is not None:
+            self._collector.compile(self._abstract.params)
         warm_up = jax.ShapeDtypeStruct((), np.bool_)
         self._update = self._update.lower(self._abstract, self._abstract_batch, warm_up).compile()
 
@@ -96,6 +110,8 @@ class PPOTrainer:
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
         """The next iteration's data, or None if it is not there in time."""
+        if self._collector is not None:
+            return self._collect(self._collector)
         assert self._loader is not None, "open() comes first"
         return self._loader.next(timeout_s)
 
@@ -112,7 +128,9 @@ class PPOTrainer:
         warm_up = np.bool_(self.counters.iteration < self._config.vf_warmup)
         with watch.phase("update"):
             self._state, metrics = self._update(self._state, loaded.batch, warm_up)
-            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            # The iteration's one wait for the device.
+            numbers, self.last_ended = jax.device_get((metrics, loaded.ended))
+            metrics = {name: float(value) for name, value in numbers.items()}
         self.counters = dataclasses.replace(
             self.counters,
             iteration=self.counters.iteration + 1,
@@ -136,7 +154,7 @@ class PPOTrainer:
         """Saves if the interval asks for it, or if `force`d."""
         with watch.phase("checkpoint"):
             if force or self._checkpointer.due(self.counters.iteration):
-                self._checkpointer.save(self._state, self.counters)
+                self._checkpointer.save(dataclasses.replace(self._state, rollout=self._rollout), self.counters)
 
     def flush_published(self, timeout_s: float) -> None:
         """Waits until the newest version is on disk.
@@ -154,3 +172,13 @@ class PPOTrainer:
             self._loader.close()
         self._publisher.close(max(1.0, 20.0 - (time.monotonic() - started)))
         self._checkpointer.close()
+
+    def _collect(self, collector: DeviceCollector) -> LoadedBatch:
+        """Dispatches the collection of an iteration's data with the present parameters; does not wait for it."""
+        self._rollout, batch, ended = collector.collect(self._state.params, self._rollout)
+        return LoadedBatch(
+            batch=batch,
+            version_first=[self.counters.policy_version] * batch.reward.shape[0],
+            steps=collector.steps,
+            ended=ended,
+        )

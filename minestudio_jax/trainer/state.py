@@ -22,11 +22,13 @@ class TrainState:
       params: of the policy, its value statistics included.
       optimizer: state of the optimiser.
       key: uint32 [2], raw PRNG key for shuffling.
+      rollout: DeviceRolloutState in a checkpoint of a run that collects on the device; None everywhere else.
     """
 
     params: Params
     optimizer: Any
     key: jax.Array
+    rollout: Any = None
 
 
 @dataclass(frozen=True)

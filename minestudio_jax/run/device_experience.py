@@ -1,0 +1,87 @@
+"""Experience collected on the learner's own devices: no Ray, no other process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.policy import Policy
+from minestudio_jax.rollout.environments import embedded_spec, embedded_world
+from minestudio_jax.rollout.episode_statistics import Episode
+from minestudio_jax.rollout.rollout_worker import WorkerReport
+from minestudio_jax.run.rollout_statistics import RolloutStatistics
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.device_collector import DeviceCollector
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.live_board import Board
+from minestudio_jax.utils.seeding import derived_seed
+
+
+class DeviceExperience:
+    """See `run.experience.Experience`."""
+
+    def __init__(self, config: Config, board: Board, needed: int) -> None:
+        self._config, self._board, self._needed = config, board, needed
+        self.steps = 0
+
+    @staticmethod
+    def check(config: Config) -> None:
+        devices, envs = jax.device_count(), config.rollout.num_envs
+        if envs % devices:
+            raise ConfigError(
+                f"rollout.num_envs={envs} worlds cannot be spread over {devices} devices: choose a multiple of them"
+            )
+        fragments = fragments_per_iteration(config.trainer, devices)
+        if fragments % envs:
+            raise ConfigError(
+                f"rollout.num_envs={envs} does not divide an iteration's {fragments} fragments "
+                "(trainer.batch_size_per_device x devices x batches_per_iteration), of which every world gives as "
+                "many as the others: change either"
+            )
+
+    def start(self, cleanup: ExitStack) -> EnvironmentSpec | None:
+        del cleanup
+        return embedded_spec(self._config)
+
+    def collector(self, policy: Policy) -> DeviceCollector:
+        config = self._config
+        self._board.stage(f"generating {config.rollout.num_envs} worlds on the device")
+        return DeviceCollector(
+            policy,
+            embedded_world(config),
+            sharding.data_mesh(),
+            config.rollout.num_envs,
+            self._needed // config.rollout.num_envs,
+            config.rollout.fragment_length,
+            (config.env.height, config.env.width),
+            derived_seed(config.run.seed, "environments", 0, 0),
+        )
+
+    def on_published(self, version: int, path: Path) -> None:
+        """Nobody is to be told: the versions are for `evaluate`."""
+
+    def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
+        del statistics
+        trainer.publish()
+        return True
+
+    def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
+        ended = trainer.last_ended
+        assert ended is not None
+        self.steps += ended.ended.size
+        version, task = trainer.counters.policy_version - 1, self._config.env.task
+        episodes = [
+            Episode(float(total), int(length), task, version)
+            for total, length in zip(ended.total_reward[ended.ended], ended.length[ended.ended], strict=True)
+        ]
+        statistics.add(0, WorkerReport(episodes=episodes, version=version))
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def diagnosis(self) -> str:
+        return "collecting on the device does not wait; this is a bug"

@@ -1,0 +1,72 @@
+"""Where the experience of a run comes from; the conductor's loop is the same for all of them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+from minestudio_jax.config import Config
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.policy import Policy
+from minestudio_jax.run.device_experience import DeviceExperience
+from minestudio_jax.run.ray_experience import RayExperience
+from minestudio_jax.run.rollout_statistics import RolloutStatistics
+from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.device_collector import DeviceCollector
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.live_board import Board
+
+
+class Experience(Protocol):
+    """The experience side of a run, in the order in which it is used."""
+
+    @property
+    def steps(self) -> int:
+        """Genuine environment steps that have reached the learner's side since the start of this process."""
+        ...
+
+    def start(self, cleanup: ExitStack) -> EnvironmentSpec | None:
+        """Starts what it needs, to be stopped by `cleanup`; the environments' spec, or None if it is time to stop."""
+        ...
+
+    def collector(self, policy: Policy) -> DeviceCollector | None:
+        """What the learner collects with itself; None if others collect."""
+        ...
+
+    def on_published(self, version: int, path: Path) -> None:
+        """A policy version is complete."""
+        ...
+
+    def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
+        """Publishes the first policy and lets the experience flow; False if it is time to stop."""
+        ...
+
+    def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
+        """Takes note of the iteration that was finished."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Counters since the start of this process, by metric name."""
+        ...
+
+    def diagnosis(self) -> str:
+        """Why there may be no experience."""
+        ...
+
+
+def check_experience(config: Config) -> None:
+    """Checks settings that depend on this machine's devices and modules.
+
+    Raises:
+      ConfigError: they do not go together.
+    """
+    (DeviceExperience if config.rollout.mode == "device" else RayExperience).check(config)
+
+
+def make_experience(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> Experience:
+    """The experience side that rollout.mode asks for; `needed` is fragments per iteration."""
+    if config.rollout.mode == "device":
+        return DeviceExperience(config, board, needed)
+    return RayExperience(config, directory, board, stop, needed)

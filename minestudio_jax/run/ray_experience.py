@@ -1,0 +1,94 @@
+"""Experience from rollout workers: Ray, the manager and its workers as the conductor sees them."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.policy import Policy
+from minestudio_jax.rollout.environments import check_factory, embedded_spec
+from minestudio_jax.rollout.rollout_manager import RolloutManager
+from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.rollout_statistics import RolloutStatistics
+from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.live_board import Board
+
+
+class RayExperience:
+    """See `run.experience.Experience`."""
+
+    def __init__(self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> None:
+        self._config, self._directory, self._board, self._stop, self._needed = config, directory, board, stop, needed
+        self._manager: RolloutManager
+
+    @staticmethod
+    def check(config: Config) -> None:
+        if config.env.factory:
+            check_factory(config)
+        devices, replay = jax.device_count(), config.replay
+        needed, capacity = (
+            fragments_per_iteration(config.trainer, devices),
+            replay.max_chunks * replay.fragments_per_chunk,
+        )
+        if needed > capacity:
+            raise ConfigError(
+                f"an iteration on {devices} devices takes {needed} fragments, replay.max_chunks={replay.max_chunks} "
+                f"chunks of {replay.fragments_per_chunk} hold {capacity}: raise replay.max_chunks"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self._manager.replay_counters.inserted_steps
+
+    def start(self, cleanup: ExitStack) -> EnvironmentSpec | None:
+        config = self._config
+        address = config.run.ray_address
+        self._board.stage(f"joining Ray at {address}" if address else "starting Ray")
+        cleanup.callback(ray_cluster.stop_ray)
+        ray_cluster.start_ray(config)
+        self._stop.install()  # Ray has taken SIGTERM
+        ray_cluster.wait_for_cpus(config, config.run.start_deadline_s)
+
+        workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
+        self._board.stage(f"starting {workers} rollout worker(s) with {envs} environments each")
+        self._manager = RolloutManager(config, uuid.uuid4().hex, self._directory.logs)
+        cleanup.callback(lambda: self._manager.close(config.run.stop_deadline_s))
+        # The embedded world's spec is known beforehand, so the learner compiles while the workers start.
+        if not config.env.factory:
+            return embedded_spec(config)
+        self._board.stage("waiting for the first environments")
+        return self._manager.wait_until_started(self._stop.event, config.run.start_deadline_s)
+
+    def collector(self, policy: Policy) -> None:
+        del policy
+
+    def on_published(self, version: int, path: Path) -> None:
+        self._manager.publish(version, path)
+
+    def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
+        if not self._config.env.factory:
+            self._board.stage("waiting for the environments")
+            spec = self._manager.wait_until_started(self._stop.event, self._config.run.start_deadline_s)
+            if spec is None:
+                return False
+        self._manager.watch(statistics.add)
+        trainer.publish()
+        trainer.open(lambda timeout_s: self._manager.fetch(self._needed, timeout_s))
+        return True
+
+    def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
+        """Nothing to do: workers report by themselves."""
+
+    def metrics(self) -> dict[str, float]:
+        return self._manager.metrics()
+
+    def diagnosis(self) -> str:
+        ready, counters = self._manager.status()
+        return f"the buffer has {ready} fragments ready ({counters}); the environments' logs say why"

@@ -1,0 +1,51 @@
+"""Runs that collect on the device: one process, the same promises."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.run.programs import Program, metrics, train, wait_for_iteration
+from tests.run.test_training_run import PROMISED, assert_counters_never_go_back, checkpoints
+
+DEVICE = ("--rollout.mode=device", "--trainer.save_interval=3")
+
+
+def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
+    run_dir = tmp_path / "run"
+    program = train(run_dir, *DEVICE)
+    wait_for_iteration(program, run_dir, 8)
+    assert len(program.alive()) == 1  # nothing but the program
+    program.kill()
+    program.wait()
+    program.assert_nothing_left()
+    saved, reached = checkpoints(run_dir)[-1], metrics(run_dir)[-1]["iteration"]
+    lost = metrics(run_dir)[saved:]
+    again = train(run_dir, *DEVICE)
+    wait_for_iteration(again, run_dir, reached + 3)
+    os.kill(again.process.pid, signal.SIGTERM)
+    assert again.wait() == 0, again.stderr
+    again.assert_nothing_left()
+    records = metrics(run_dir)
+    assert_counters_never_go_back(records)
+    assert all(record.keys() >= PROMISED for record in records)
+    assert records[-1]["env_steps"] == records[-1]["trained_steps"] == 32 * records[-1]["iteration"]
+    assert sum(record["episode/count"] for record in records) > 0
+    # What was lost with the kill is done again, to the last bit.
+    for once, anew in zip(lost, records[saved:], strict=False):
+        for name in ("loss/total", "ppo/grad_norm", "episode/return_mean"):
+            assert once[name] == anew[name]
+    evaluated = Program("evaluate", f"--run.dir={run_dir}", "--episodes=3")
+    assert evaluated.wait() == 0, evaluated.stderr
+
+
+def test_settings_that_do_not_go_together_are_refused(tmp_path):
+    for arguments, words in (
+        (["--rollout.num_envs=3"], "rollout.num_envs=3 does not divide an iteration's 4 fragments"),
+        (["--env.factory=json:loads"], "env.factory='json:loads' needs rollout workers"),
+        (["--rollout.num_rollout_workers=2"], "rollout.num_rollout_workers=2 has no effect"),
+    ):
+        program = train(tmp_path / "run", *DEVICE, *arguments)
+        assert program.wait(30) == 2
+        assert words in program.stderr
+        assert len(program.stderr.splitlines()) == 1

@@ -1,0 +1,87 @@
+"""The trainer as a whole, collecting on the device: what a stop in the middle must not change."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from minestudio_jax.config import TrainerConfig
+from minestudio_jax.envs import voxel
+from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+from minestudio_jax.policies.impala import ImpalaPolicy
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.device_collector import DeviceCollector
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.timing import Stopwatch
+from tests.trainer.counting_world import CountingWorld
+from tests.trainer.fragments import SPEC
+
+CONFIG = TrainerConfig(
+    batch_size_per_device=2, batches_per_iteration=2, context_length=4, epochs_per_iteration=2, learning_rate=1e-3,
+    save_interval=100, discount=0.9,
+)  # fmt: skip
+# Episodes end, worlds are made anew and mobs walk within the few steps of the test.
+COWS = voxel.make("hunt_cow", preset="toy", size=24, height=20, view_distance=12, time_limit=5, frame_skip=2)
+
+
+@pytest.fixture
+def open_trainer(tmp_path):
+    trainers = []
+
+    def make(name, world, spec):
+        policy = ImpalaPolicy(spec, (4,), 8)
+        collector = world and DeviceCollector(policy, world, sharding.data_mesh(), 2, 2, 4, (8, 8), 0)
+        trainers.append(PPOTrainer(CONFIG, policy, spec, 4, tmp_path / name, 0, lambda version, path: None, collector))
+        return trainers[-1]
+
+    yield make
+    for trainer in trainers:
+        trainer.close()
+
+
+def iterate(trainer, count):
+    metrics = []
+    for _ in range(count):
+        metrics.append(trainer.iterate(trainer.wait_for_batch(1.0), Stopwatch()))
+    return metrics
+
+
+def everything(trainer):
+    return jax.tree.leaves(jax.device_get((trainer._state, trainer._rollout)))
+
+
+def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer):
+    spec = EnvironmentSpec({"image": ArraySpec((8, 8, 3), "uint8")}, COWS.action_spec)
+    straight, stopped = open_trainer("straight", COWS, spec), open_trainer("stopped", COWS, spec)
+    expected = iterate(straight, 6)
+    iterate(stopped, 3)
+    stopped.checkpoint(Stopwatch(), force=True)
+    stopped.close()
+    resumed = open_trainer("stopped", COWS, spec)
+    assert resumed.resumed
+    assert resumed.counters.iteration == 3
+    metrics = iterate(resumed, 3)
+    assert metrics == expected[3:]
+    for a, c in zip(everything(straight), everything(resumed), strict=True):
+        np.testing.assert_array_equal(a, c)
+    assert int(resumed._rollout.used[0]) > 4  # worlds were made anew on both sides of the stop
+
+
+def test_actions_are_fresh_and_episodes_are_told(open_trainer):
+    trainer = open_trainer("run", CountingWorld(), SPEC)
+    for metrics in iterate(trainer, 2):
+        assert metrics["lag/policy_versions_max"] == 0
+        assert metrics["ppo/first_ratio_error"] < 1e-4
+    ended = trainer.last_ended
+    assert ended.ended.sum() >= 2
+    assert set(ended.length[ended.ended].tolist()) <= {3, 4, 5, 6}
+
+
+def test_a_checkpoint_of_the_other_mode_is_refused(open_trainer):
+    trainer = open_trainer("run", CountingWorld(), SPEC)
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    trainer.close()
+    with pytest.raises(ValueError, match=r"rollout\..* is .*, expected nothing; use the settings it was made with"):
+        open_trainer("run", None, SPEC)
