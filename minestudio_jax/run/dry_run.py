@@ -42,11 +42,13 @@ def derived_figures(config: Config) -> dict[str, str]:
     fragment_bytes = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one))
     capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
     params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
-    return figures | {
-        "memory of one fragment": f"{fragment_bytes / 1e6:.2f} MB",
-        "memory of the full buffer": f"{capacity * fragment_bytes / 1e6:,.0f} MB ({capacity} fragments)",
-        "parameters": f"{sum(int(np.prod(p.shape)) for p in params):,}",
-    }
+    figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"
+    figures["memory of one fragment"] = f"{fragment_bytes / 1e6:.2f} MB"
+    if config.rollout.mode == "ray":
+        figures["memory of the full buffer"] = f"{capacity * fragment_bytes / 1e6:,.0f} MB ({capacity} fragments)"
+    else:
+        figures["memory of an iteration's batch"] = f"{fragments * fragment_bytes / 1e6:,.0f} MB"
+    return figures
 
 
 def report(config: Config) -> str:
