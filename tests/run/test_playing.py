@@ -56,7 +56,7 @@ def test_the_program_plays_a_script_and_writes_a_video(tmp_path):
 
 def test_what_cannot_be_played_is_one_clear_line(tmp_path):
     for arguments, words in (
-        (["--task=chop_trees"], "did you mean 'chop_tree'"),
+        (["--task=chop_trees", "--script=wait"], "did you mean 'chop_tree'"),
         (["--script=fly"], "no key 'fly'"),
         (["--video=v.gif", "--script=wait"], "must end in .mp4"),
         ([], "needs a terminal"),
