@@ -107,6 +107,8 @@ class ImpalaNetwork(nnx.Module):
             setattr(self, f"stack_{i}", ImpalaStack(depth, outputs, rngs))
             height, width, depth = -(-height // 2), -(-width // 2), outputs
         self.embedding = nnx.Linear(height * width * depth, hidden_size, rngs=rngs)
+        # Residual sums grow with depth and training; without this they saturate the memory's gates.
+        self.norm = nnx.LayerNorm(hidden_size, rngs=rngs)
         self.memory = ResettingGRU(hidden_size, hidden_size, rngs)
         # Small first logits: the policy starts near uniform whatever the image.
         small = nnx.initializers.variance_scaling(1e-4, "fan_in", "normal")
@@ -126,7 +128,7 @@ class ImpalaNetwork(nnx.Module):
         x = image.reshape((batch * steps, *image.shape[2:])).astype(jnp.float32) / 255
         for i in range(self.num_stacks):
             x = getattr(self, f"stack_{i}")(x)
-        x = nnx.relu(self.embedding(nnx.relu(x).reshape(batch * steps, -1)))
+        x = nnx.relu(self.norm(self.embedding(nnx.relu(x).reshape(batch * steps, -1))))
         x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
         logits = {name: nnx.log_softmax(head(x)) for name, head in self.action_heads.items()}
         return logits, self.value_head(x)[..., 0], memory
