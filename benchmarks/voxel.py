@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from minestudio_jax.envs import voxel
 
-_RAY_STATE_BYTES = 2 * 7 * 4  # three distances, cell, block, distance, axis: read and written
+_RAY_STATE_BYTES = 2 * 4 * 4  # three coordinates of the cell and its clearance: read and written
 _REPEATS = 5
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     device = jax.devices()[0]
     print(f"{arguments.task}, {arguments.preset}, {device.device_kind}, {time.strftime('%Y-%m-%d')}")
     for size in map(int, arguments.sizes.split(",")):
-        ray_bytes = size * size * world.settings.view_distance * _RAY_STATE_BYTES
+        ray_bytes = size * size * world.settings.ray_strides * _RAY_STATE_BYTES
         for num_worlds in map(int, arguments.worlds.split(",")):
             frames, compile_s = measure(world, num_worlds, size, arguments.seconds)
             print(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-EVENTS = ("mine_block", "pickup", "craft_item", "use_item", "break_item", "kill_entity", "custom")
+EVENTS = ("mine_block", "pickup", "drop", "craft_item", "use_item", "break_item", "kill_entity", "custom")
 ACTION_SETS = ("gathering", "fighting", "building", "crafting")
 
 

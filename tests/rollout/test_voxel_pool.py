@@ -15,7 +15,7 @@ ENVS = 3
 
 @pytest.fixture(scope="module")
 def world():
-    return voxel.make("chop_tree", size=24, height=20, view_distance=24, time_limit=LIMIT)
+    return voxel.make("chop_tree", size=24, height=20, ray_strides=12, time_limit=LIMIT)
 
 
 @pytest.fixture(scope="module")

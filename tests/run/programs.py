@@ -18,7 +18,7 @@ MARKER = "MINESTUDIO_JAX_TEST_RUN"
 
 # A run small enough to start, learn a few iterations and stop within seconds.
 TINY = (
-    '--env.options={"size": 24, "height": 20, "time_limit": 12, "view_distance": 16}',
+    '--env.options={"size": 24, "height": 20, "time_limit": 12, "ray_strides": 8}',
     "--env.height=16",
     "--env.width=16",
     "--policy.channels=4",

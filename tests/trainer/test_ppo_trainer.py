@@ -22,7 +22,7 @@ CONFIG = TrainerConfig(
     save_interval=100, discount=0.9,
 )  # fmt: skip
 # Episodes end, worlds are made anew and mobs walk within the few steps of the test.
-COWS = voxel.make("hunt_cow", preset="toy", size=24, height=20, view_distance=12, time_limit=5, frame_skip=2)
+COWS = voxel.make("hunt_cow", preset="toy", size=24, height=20, ray_strides=8, time_limit=5, frame_skip=2)
 
 
 @pytest.fixture

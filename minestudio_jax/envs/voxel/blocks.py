@@ -27,6 +27,7 @@ class Block:
       level: least tier of that tool without which it drops nothing: 1 wood, 2 stone, 3 iron; 0: a hand will do.
       drop: name of the item it drops; "" is none. None: the block itself.
       drop_count: least and greatest number of them.
+      rare: what it drops instead: item, chance, least and greatest number.
       colour: of its texture, 0..255; of the top and the bottom where they differ from the sides.
       contrast: of the noise in the texture.
       specks: colour of the spots in it.
@@ -39,6 +40,7 @@ class Block:
     level: int = 0
     drop: str | None = None
     drop_count: tuple[int, int] = (1, 1)
+    rare: tuple[tuple[str, float, int, int], ...] = ()
     colour: _Colour = (0, 0, 0)
     top: _Colour | None = None
     bottom: _Colour | None = None
@@ -57,13 +59,13 @@ BLOCKS = (
     Block("stone", 1.5, PICKAXE, 1, drop="cobblestone", colour=_STONE),
     Block("bedrock", -1.0, drop="", colour=(70, 70, 70), contrast=0.4),
     Block("oak_log", 2.0, AXE, colour=(96, 74, 44), top=(176, 141, 87), bottom=(176, 141, 87)),
-    # Saplings, sticks and apples, which leaves drop now and then, are left out.
-    Block("oak_leaves", 0.2, drop="", colour=(52, 110, 34), contrast=0.30),
+    Block("oak_leaves", 0.2, drop="", colour=(52, 110, 34), contrast=0.30,
+          rare=(("oak_sapling", 0.05, 1, 1), ("stick", 0.02, 1, 2), ("apple", 0.005, 1, 1))),
     Block("barrier", -1.0, drop=""),
     Block("water", -1.0, drop="", colour=(47, 86, 205), contrast=0.06, solid=False),
     Block("sand", 0.5, SHOVEL, colour=(219, 207, 163), contrast=0.08),
     Block("sandstone", 0.8, PICKAXE, 1, colour=(214, 201, 152), contrast=0.05),
-    Block("gravel", 0.6, SHOVEL, colour=(131, 127, 126), contrast=0.35),
+    Block("gravel", 0.6, SHOVEL, colour=(131, 127, 126), contrast=0.35, rare=(("flint", 0.1, 1, 1),)),
     Block("cobblestone", 2.0, PICKAXE, 1, colour=(118, 118, 118), contrast=0.35),
     Block("oak_planks", 2.0, AXE, colour=(162, 130, 78)),
     Block("crafting_table", 2.5, AXE, colour=(120, 85, 50), top=(150, 105, 60), bottom=(162, 130, 78), contrast=0.25),
@@ -77,7 +79,7 @@ BLOCKS = (
     Block("obsidian", 50.0, PICKAXE, 4, colour=(20, 15, 30), contrast=0.3),
     Block("white_wool", 0.8, colour=(233, 236, 236), contrast=0.06),
     Block("pumpkin", 1.0, AXE, colour=(198, 117, 24), top=(190, 120, 30), bottom=(190, 120, 30), contrast=0.15),
-)
+)  # fmt: skip
 
 NUM_BLOCKS = len(BLOCKS)
 NAMES = tuple(block.name for block in BLOCKS)

@@ -1,4 +1,4 @@
-"""What stands in a world beside its blocks, as coloured boxes: three for a mob, one for an item that lies about."""
+"""What stands in a world beside its blocks, as painted boxes: three for a mob, one for an item that lies about."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from minestudio_jax.envs.voxel import items, mobs
 from minestudio_jax.envs.voxel.drops import BODY
 from minestudio_jax.envs.voxel.state import State
 
-_HURT = np.array([255.0, 60.0, 60.0], np.float32)
-_LEGS_DARKER = 0.6
+PICTURE_SIZE = 8
+_CONTRAST = 0.12
+_PARTS = 3  # of a mob: legs, body, head
+_EYES = (30.0, 30.0, 30.0)
 # Which of them stand on two legs: their head is on top instead of in front.
 _UPRIGHT = np.array([kind.name == "zombie" for kind in mobs.KINDS])
 _HEAD_OUT = 0.55  # blocks from the middle to the head of a four-legged animal
@@ -21,11 +23,18 @@ _HEAD_SIZE = 0.25  # half a head's side
 
 
 class Boxes(NamedTuple):
-    """K boxes: corners float32 [K, 3] each, colour float32 [K, 3]. A box that is not there is far below the world."""
+    """K boxes; one that is not there is far below the world.
+
+    Attributes:
+      low, high: float32 [K, 3], corners.
+      picture: int32 [K], index into `pictures`.
+      hurt: bool [K], shown in red.
+    """
 
     low: jax.Array
     high: jax.Array
-    colour: jax.Array
+    picture: jax.Array
+    hurt: jax.Array
 
 
 def boxes_of(state: State) -> Boxes | None:
@@ -63,14 +72,12 @@ def _of_mobs(state: State) -> Boxes:
     head_middle = head_middle + (low[:, 1:2] + jnp.where(upright, 0.88, 0.85) * height) * up
     head_low, head_high = head_middle - _HEAD_SIZE, head_middle + _HEAD_SIZE
 
-    body = jnp.asarray(mobs.COLOUR)[creatures.kind]
-    head = jnp.asarray(mobs.HEAD_COLOUR)[creatures.kind]
-    hurt = (creatures.hurt_ticks > 0)[:, None]
-    colours = [jnp.where(hurt, _HURT, colour) for colour in (_LEGS_DARKER * body, body, head)]
+    pictures_of = [_PARTS * creatures.kind + part for part in range(_PARTS)]
+    hurt = [creatures.hurt_ticks > 0] * _PARTS
     there = (creatures.kind > 0)[:, None]
     lows = [jnp.where(there, x, -1e6) for x in (legs_low, body_low, head_low)]
     highs = [jnp.where(there, x, -1e6) for x in (legs_high, body_high, head_high)]
-    return Boxes(jnp.concatenate(lows), jnp.concatenate(highs), jnp.concatenate(colours))
+    return Boxes(*(jnp.concatenate(parts) for parts in (lows, highs, pictures_of, hurt)))
 
 
 def _of_drops(state: State) -> Boxes:
@@ -79,4 +86,26 @@ def _of_drops(state: State) -> Boxes:
     there = (drops.item != items.NONE)[:, None]
     low = drops.position - half
     high = drops.position + half + jnp.array([0.0, BODY.height, 0.0])
-    return Boxes(jnp.where(there, low, -1e6), jnp.where(there, high, -1e6), jnp.asarray(items.COLOUR)[drops.item])
+    picture = _PARTS * len(mobs.KINDS) + drops.item
+    return Boxes(jnp.where(there, low, -1e6), jnp.where(there, high, -1e6), picture, jnp.zeros(picture.shape, bool))
+
+
+def pictures() -> np.ndarray:
+    """What is painted on every face of a box: float32 [pictures, 8, 8, 3], 0..255. Row 0 is the upper edge.
+
+    First legs, body and head of every kind of mob, then the items.
+    """
+    painted = []
+    for kind in mobs.KINDS:
+        painted += [kind.legs, kind.colour, kind.head]
+    colours = np.array([*painted, *items.COLOUR], np.float32)
+    noise = 1 + _CONTRAST * np.random.default_rng(11).uniform(-1, 1, (len(colours), PICTURE_SIZE, PICTURE_SIZE, 1))
+    all_ = colours[:, None, None] * noise.astype(np.float32)
+    for number, kind in enumerate(mobs.KINDS):
+        body, head = all_[_PARTS * number + 1], all_[_PARTS * number + 2]
+        if kind.patches is not None:
+            body[1:4, 1:4] = body[4:7, 4:8] = kind.patches
+        head[3, 1:3] = head[3, 5:7] = _EYES
+        if kind.snout is not None:
+            head[4:7, 2:6] = kind.snout
+    return np.clip(all_, 0, 255)

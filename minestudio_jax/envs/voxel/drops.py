@@ -15,6 +15,7 @@ from minestudio_jax.envs.voxel.statistics import counted
 
 BODY = physics.Body(0.125, 0.25)
 PICKUP_DELAY_TICKS = 10
+THROWN_DELAY_TICKS = 40
 LIFETIME_TICKS = 6000
 _GRAVITY, _DRAG = 0.04, 0.98
 _REACH_ASIDE, _REACH_UP = 1.0, 0.5  # by which the player's box is larger for picking up
@@ -27,22 +28,29 @@ def none(slots: int) -> Drops:
 
 
 def drop(key: jax.Array, drops: Drops, item: jax.Array, count: jax.Array, position: jax.Array) -> Drops:
-    """Lays items down at a point; if all slots are taken, the oldest make room.
+    """Lays items down at a point, float32 [3], with a small push aside; see `throw`."""
+    push = jax.random.uniform(key, (2,), minval=-0.05, maxval=0.05)
+    return throw(drops, item, count, position, jnp.stack([push[0], jnp.float32(0.15), push[1]]))
+
+
+def throw(
+    drops: Drops, item: jax.Array, count: jax.Array, position: jax.Array, velocity: jax.Array, delay: int = 0
+) -> Drops:
+    """Puts items into the air; if all slots are taken, the oldest make room.
 
     Args:
       item, count: int32 []; a count of 0 changes nothing.
-      position: float32 [3].
+      position, velocity: float32 [3].
+      delay: ticks by which they can be picked up later than others.
     """
     priority = jnp.where(drops.item == items.NONE, LIFETIME_TICKS + 1, drops.age)
     into = (jnp.arange(drops.item.shape[0]) == jnp.argmax(priority)) & (count > 0) & (item != items.NONE)
-    push = jax.random.uniform(key, (2,), minval=-0.05, maxval=0.05)
-    velocity = jnp.stack([push[0], jnp.float32(0.15), push[1]])
     return Drops(
         item=jnp.where(into, item, drops.item),
         count=jnp.where(into, count, drops.count),
         position=jnp.where(into[:, None], position, drops.position),
         velocity=jnp.where(into[:, None], velocity, drops.velocity),
-        age=jnp.where(into, 0, drops.age),
+        age=jnp.where(into, -delay, drops.age),
     )
 
 

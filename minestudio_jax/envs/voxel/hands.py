@@ -20,12 +20,21 @@ Direction = tuple[jax.Array, jax.Array, jax.Array]  # unit vector, float32 [] ea
 MOB_REACH = 3.0  # blocks, from the eye
 PLACE_PAUSE_TICKS = 4  # between two blocks while the key is held
 EAT_TICKS = 32
+MISS_TICKS = 10
+THROW_SPEED = 0.3  # blocks per tick
 _CRITICAL = 1.5  # factor on the damage of a hit while falling
 
 
 def resting() -> Hands:
     """Hands that have done nothing yet."""
-    return Hands(jnp.bool_(False), jnp.int32(0), jnp.int32(0), jnp.int32(100))
+    return Hands(
+        attack_was_down=jnp.bool_(False),
+        drop_was_down=jnp.bool_(False),
+        use_delay=jnp.int32(0),
+        eat_ticks=jnp.int32(0),
+        swing_ticks=jnp.int32(100),
+        miss_ticks=jnp.int32(0),
+    )
 
 
 class Struck(NamedTuple):
@@ -76,12 +85,61 @@ def strike(
     return Struck(after, swings, dealt, killed, mobs_.position[nearest])
 
 
+def after_attacking(hands: Hands, sight: Hit, attack: jax.Array, swings: jax.Array, edge: bool) -> Hands:
+    """What the hands remember of a tick's attack.
+
+    Args:
+      sight: the block that is looked at.
+      attack: bool [], the key is down.
+      swings: bool [], a mob was hit.
+      edge: a blow into the air has its price.
+    """
+    misses = attack & ~hands.attack_was_down & ~swings & (sight.distance > mining.REACH) & edge
+    miss_ticks = jnp.where(attack, jnp.maximum(hands.miss_ticks - 1, 0), 0)
+    return dataclasses.replace(
+        hands,
+        attack_was_down=attack,
+        swing_ticks=jnp.where(swings | misses, 0, hands.swing_ticks + 1),
+        miss_ticks=jnp.where(misses, MISS_TICKS, miss_ticks),
+    )
+
+
+class Thrown(NamedTuple):
+    """One tick of the key that throws away.
+
+    Attributes:
+      inventory, hands: after it.
+      item: int32 [], thrown; NONE if nothing.
+      position, velocity: float32 [3], of the item.
+    """
+
+    inventory: Inventory
+    hands: Hands
+    item: jax.Array
+    position: jax.Array
+    velocity: jax.Array
+
+
+def throw(player: Player, look: Direction, inventory: Inventory, hands: Hands, down: jax.Array) -> Thrown:
+    """Throws one of the items in the hand away when the key goes down; tools, which wear, stay in the hand."""
+    held = inventory.held
+    throws = down & ~hands.drop_was_down & (held != items.NONE) & (jnp.asarray(items.DURABILITY)[held] == 0)
+    return Thrown(
+        inv.remove_held(inventory, throws),
+        dataclasses.replace(hands, drop_was_down=down),
+        jnp.where(throws, held, items.NONE),
+        physics.eye(player) - jnp.array([0.0, 0.3, 0.0]),
+        THROW_SPEED * jnp.stack(look) + jnp.array([0.0, 0.1, 0.0]),
+    )
+
+
 class Used(NamedTuple):
     """One tick of the use key.
 
     Attributes:
       blocks, inventory, vitals, hands: after it.
       item: int32 [], what was used up: placed or eaten; NONE if nothing.
+      places, cell: bool [] and int32 [3], whether a block was placed, and where.
     """
 
     blocks: jax.Array
@@ -89,6 +147,8 @@ class Used(NamedTuple):
     vitals: Vitals
     hands: Hands
     item: jax.Array
+    places: jax.Array
+    cell: jax.Array
 
 
 def use(
@@ -129,4 +189,6 @@ def use(
             eat_ticks=jnp.where(eaten, 0, eat_ticks),
         ),
         jnp.where(places | eaten, held, items.NONE),
+        places,
+        cell,
     )

@@ -83,6 +83,8 @@ ITEMS = (
     Item("cooked_beef", food=8, saturation=12.8, colour=(120, 70, 45)),
     Item("bread", food=5, saturation=6.0, colour=(190, 140, 60)),
     Item("apple", food=4, saturation=2.4, colour=(220, 40, 40)),
+    Item("oak_sapling", colour=(60, 140, 40)),
+    Item("flint", colour=(60, 60, 65)),
     Item("rotten_flesh", food=4, saturation=0.8, colour=(150, 100, 60)),
     *_tools(),
 )
@@ -107,6 +109,23 @@ COLOUR = np.array([item.colour for item in ITEMS], np.float32)
 _UNPLACED = (b.AIR, b.BEDROCK, b.BARRIER, b.WATER)
 PLACES = np.array([i if i < b.NUM_BLOCKS and i not in _UNPLACED else b.AIR for i in range(NUM_ITEMS)], np.int32)
 
-# What breaking a block gives: item, least and greatest count.
-DROP = np.array([NONE if x.drop == "" else ID[x.name if x.drop is None else x.drop] for x in b.BLOCKS], np.int32)
-DROP_LEAST, DROP_MOST = np.array([x.drop_count for x in b.BLOCKS], np.int32).T
+
+def _loot() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    most_ways = 1 + max(len(block.rare) for block in b.BLOCKS)
+    item, least, most = (np.zeros((b.NUM_BLOCKS, most_ways), np.int32) for _ in range(3))
+    up_to = np.ones((b.NUM_BLOCKS, most_ways), np.float32)
+    for number, block in enumerate(b.BLOCKS):
+        chances = np.cumsum([chance for _, chance, _, _ in block.rare])
+        usual = block.name if block.drop is None else block.drop
+        for way, (name, low, high) in enumerate(
+            [(name, low, high) for name, _, low, high in block.rare] + [(usual, *block.drop_count)]
+        ):
+            item[number, way] = ID[name] if name else NONE
+            least[number, way], most[number, way] = low, high
+        up_to[number, : len(chances)] = chances
+    return item, least, most, up_to
+
+
+# What breaking a block gives, in one of several ways: [block, way] the item, the least and greatest count, and below
+# which number, drawn from 0..1, it is this way or one before it.
+LOOT_ITEM, LOOT_LEAST, LOOT_MOST, LOOT_UP_TO = _loot()

@@ -30,9 +30,12 @@ class Kind:
       speed: blocks per tick while it strolls.
       hunts: it goes for the player and hits him.
       damage: of its hit, half hearts.
+      burns: under the open sky by day.
       panic: factor on its speed while it runs away.
       drops: item name -> least and greatest count.
-      colour, head: of its picture.
+      colour, head, legs: of its picture.
+      patches: colour of the patches on its body; None: it has none.
+      snout: colour of its snout or muzzle; None: it shows none.
     """
 
     name: str
@@ -41,10 +44,14 @@ class Kind:
     speed: float
     hunts: bool = False
     damage: float = 0.0
+    burns: bool = False
     panic: float = 1.0
     drops: tuple[tuple[str, int, int], ...] = ()
     colour: tuple[int, int, int] = (0, 0, 0)
     head: tuple[int, int, int] = (0, 0, 0)
+    legs: tuple[int, int, int] = (0, 0, 0)
+    patches: tuple[int, int, int] | None = None
+    snout: tuple[int, int, int] | None = None
 
 
 def _ground_speed(attribute: float) -> float:
@@ -55,13 +62,17 @@ def _ground_speed(attribute: float) -> float:
 KINDS = (
     Kind("none", physics.Body(0.0, 0.0), 0.0, 0.0),
     Kind("cow", physics.Body(0.45, 1.4), 10.0, _ground_speed(0.2), panic=2.0,
-         drops=(("beef", 1, 3), ("leather", 0, 2)), colour=(68, 50, 40), head=(90, 68, 55)),
+         drops=(("beef", 1, 3), ("leather", 0, 2)), colour=(68, 50, 40), head=(90, 68, 55),
+         legs=(60, 45, 36), patches=(200, 196, 190), snout=(190, 170, 165)),
     Kind("sheep", physics.Body(0.45, 1.3), 8.0, _ground_speed(0.23), panic=1.25,
-         drops=(("white_wool", 1, 1), ("mutton", 1, 2)), colour=(228, 228, 228), head=(190, 160, 140)),
+         drops=(("white_wool", 1, 1), ("mutton", 1, 2)), colour=(228, 228, 228), head=(190, 160, 140),
+         legs=(180, 150, 130)),
     Kind("pig", physics.Body(0.45, 0.9), 10.0, _ground_speed(0.25), panic=1.25,
-         drops=(("porkchop", 1, 3),), colour=(240, 160, 160), head=(245, 175, 175)),
-    Kind("zombie", physics.Body(0.3, 1.95), 20.0, _ground_speed(0.23), hunts=True, damage=3.0,
-         drops=(("rotten_flesh", 0, 2),), colour=(20, 120, 130), head=(75, 130, 60)),
+         drops=(("porkchop", 1, 3),), colour=(240, 160, 160), head=(245, 175, 175),
+         legs=(225, 145, 145), snout=(215, 120, 120)),
+    Kind("zombie", physics.Body(0.3, 1.95), 20.0, _ground_speed(0.23), hunts=True, damage=3.0, burns=True,
+         drops=(("rotten_flesh", 0, 2),), colour=(20, 120, 130), head=(75, 130, 60),
+         legs=(65, 58, 130)),
 )  # fmt: skip
 
 NAMES = tuple(kind.name for kind in KINDS)
@@ -75,8 +86,7 @@ _SPEED = np.array([k.speed for k in KINDS], np.float32)
 _HUNTS = np.array([k.hunts for k in KINDS])
 _DAMAGE = np.array([k.damage for k in KINDS], np.float32)
 _PANIC = np.array([k.panic for k in KINDS], np.float32)
-COLOUR = np.array([k.colour for k in KINDS], np.float32)
-HEAD_COLOUR = np.array([k.head for k in KINDS], np.float32)
+_BURNS = np.array([k.burns for k in KINDS])
 
 
 def _drop_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,6 +107,8 @@ SIGHT = 35.0  # blocks
 HIT_REACH = 1.2  # blocks, between the middles of two bodies along the ground, beyond which a zombie does not hit
 HIT_PAUSE_TICKS = 20
 KNOCKBACK = 0.4
+DUSK = 13000  # ticks since dawn, until which the sun burns
+BURN_TICKS = 20
 _TURN_DEG = 30.0  # per tick at most
 
 
@@ -184,6 +196,27 @@ def move(key: jax.Array, blocks: jax.Array, player: Player, mobs: Mobs) -> tuple
         attack_ticks=jnp.where(bites, HIT_PAUSE_TICKS, jnp.maximum(mobs.attack_ticks - 1, 0)),
     )
     return after, Bite(damage, mobs.position[biter])
+
+
+def burn(blocks: jax.Array, mobs: Mobs, time: jax.Array) -> Mobs:
+    """The sun's harm to those it burns: half a heart a second, by day and under the open sky.
+
+    Args:
+      time: int32 [], ticks since dawn.
+    """
+    cells = jnp.floor(mobs.position).astype(jnp.int32)
+    cells = jnp.clip(cells, 0, jnp.array(blocks.shape) - 1)
+    columns = blocks[cells[:, 0], :, cells[:, 2]]
+    above = jnp.arange(blocks.shape[1]) > cells[:, 1:2]
+    covered = (above & (columns != b.AIR) & (columns != b.BARRIER)).any(axis=1)
+    burns = jnp.asarray(_BURNS)[mobs.kind] & ~covered & (time < DUSK) & (time % BURN_TICKS == 0)
+    health = mobs.health - jnp.where(burns, 1.0, 0.0)
+    return dataclasses.replace(
+        mobs,
+        health=health,
+        kind=jnp.where(burns & (health <= 0), 0, mobs.kind),
+        hurt_ticks=jnp.where(burns, HURT_TICKS, mobs.hurt_ticks),
+    )
 
 
 def hurt(mobs: Mobs, which: jax.Array, damage: jax.Array, origin: jax.Array) -> tuple[Mobs, jax.Array, jax.Array]:

@@ -1,4 +1,7 @@
-"""Rays through the voxel grid: Amanatides and Woo 1987, "A Fast Voxel Traversal Algorithm for Ray Tracing"."""
+"""Rays through the voxel grid: Amanatides and Woo 1987, "A Fast Voxel Traversal Algorithm for Ray Tracing".
+
+Instead of cell by cell a ray crosses the whole cube that is known to be air around the cell it is in.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from minestudio_jax.envs.voxel import blocks as b
+from minestudio_jax.envs.voxel.clearance import WATER
 
 _FAR = 1e9
+_STRIDES_PER_KERNEL = 8  # on accelerators
 
 
 class Hit(NamedTuple):
@@ -31,68 +36,71 @@ class Hit(NamedTuple):
 
 def cast(
     blocks: jax.Array,
+    clearance: jax.Array,
     eye: jax.Array,
     dx: jax.Array,
     dy: jax.Array,
     dz: jax.Array,
-    max_crossings: int,
+    max_strides: int,
     through_water: jax.Array | bool = True,
 ) -> Hit:
     """Follows rays from one eye to the first cell that is neither air nor, if they go through it, water.
 
-    A plain loop of fixed length over separate arrays: on CPUs faster than leaving early, and never to be unrolled.
-    The world must be enclosed, so that no ray leaves it.
+    The cell of the eye itself stops no ray. The world must be enclosed, so that no ray leaves it.
+
+    A loop of fixed length over separate arrays: on CPUs faster than leaving early, and there never to be unrolled. On
+    accelerators each turn of the loop is a kernel that reads and writes the state of all rays, so some are joined.
 
     Args:
       blocks: uint8 [x, y, z].
+      clearance: uint8 [x, y, z], of these blocks.
       eye: float32 [3], inside the world.
       dx, dy, dz: float32 [...], unit directions.
-      max_crossings: cell borders to cross at most.
+      max_strides: a ray that has hit nothing after so many has hit nothing.
       through_water: bool [], whether water stops no ray.
     """
-    flat = blocks.reshape(-1)
-    _, size_y, size_z = blocks.shape
-    cell = jnp.floor(eye)
-    start = ((cell[0] * size_y + cell[1]) * size_z + cell[2]).astype(jnp.int32)
+    flat = clearance.reshape(-1)
+    _, size_y, size_z = clearance.shape
+    directions = [jnp.where(d == 0, 1.0 / _FAR, d) for d in (dx, dy, dz)]
+    inverse = [1.0 / d for d in directions]
+    sign = [jnp.where(d > 0, 1.0, -1.0) for d in directions]
+    near_side = [jnp.where(d > 0, 0.0, 1.0) for d in directions]  # of a cell's two faces, seen from the eye
 
-    def axis_setup(d: jax.Array, at: jax.Array, low: jax.Array, stride: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        inverse = jnp.where(d == 0, _FAR, 1.0 / jnp.where(d == 0, 1.0, jnp.abs(d)))
-        to_border = jnp.where(d > 0, low + 1 - at, at - low)
-        return to_border * inverse, inverse, jnp.where(d > 0, stride, -stride).astype(jnp.int32)
+    def index_of(cell: list[jax.Array]) -> jax.Array:
+        return ((cell[0] * size_y + cell[1]) * size_z + cell[2]).astype(jnp.int32)
 
-    tx, step_tx, step_x = axis_setup(dx, eye[0], cell[0], size_y * size_z)
-    ty, step_ty, step_y = axis_setup(dy, eye[1], cell[1], size_z)
-    tz, step_tz, step_z = axis_setup(dz, eye[2], cell[2], 1)
+    def reach_from(cell: list[jax.Array]) -> jax.Array:
+        """Half the side of the cube of air around a cell, rounded up; 0 where a ray stops. float32 [...]."""
+        clear = flat[index_of(cell)]
+        return jnp.where(clear == WATER, jnp.where(through_water, 1, 0), clear).astype(jnp.float32)
 
-    def cross(_: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        tx, ty, tz, index, block, distance, axis = carry
-        open_ = (block == b.AIR) | ((block == b.WATER) & through_water)
-        along_x = (tx <= ty) & (tx <= tz)
-        along_y = ~along_x & (ty <= tz)
-        nearest = jnp.minimum(tx, jnp.minimum(ty, tz))
-        step = jnp.where(along_x, step_x, jnp.where(along_y, step_y, step_z))
-        index = jnp.where(open_, index + step, index)
-        distance = jnp.where(open_, nearest, distance)
-        axis = jnp.where(open_, jnp.where(along_x, 0, jnp.where(along_y, 1, 2)), axis)
-        block = flat[index].astype(jnp.int32)
-        tx = jnp.where(along_x, tx + step_tx, tx)
-        ty = jnp.where(along_y, ty + step_ty, ty)
-        tz = jnp.where(~along_x & ~along_y, tz + step_tz, tz)
-        return tx, ty, tz, index, block, distance, axis
+    def to_near_face(cell: list[jax.Array]) -> list[jax.Array]:
+        """Per axis, how far along the ray the cell's face on the eye's side is."""
+        return [(c + near_side[i] - eye[i]) * inverse[i] for i, c in enumerate(cell)]
 
-    shape = dx.shape
-    carry = (
-        tx,
-        ty,
-        tz,
-        jnp.broadcast_to(start, shape),
-        jnp.zeros(shape, jnp.int32),
-        jnp.full(shape, _FAR, jnp.float32),
-        jnp.zeros(shape, jnp.int32),
-    )
-    _, _, _, index, block, distance, axis = lax.fori_loop(0, max_crossings, cross, carry)
-    nothing = (block == b.AIR) | ((block == b.WATER) & through_water)
-    return Hit(jnp.where(nothing, b.AIR, block), index, jnp.where(nothing, _FAR, distance), axis)
+    def stride(_: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        *cell, reach = carry
+        beyond = [c + s * reach for c, s in zip(cell, sign, strict=True)]  # the first cells outside the cube
+        leaves = to_near_face(beyond)
+        nearest = jnp.minimum(leaves[0], jnp.minimum(leaves[1], leaves[2]))
+        inside = reach - 1.0
+        after = []
+        for i, c in enumerate(cell):
+            # Rounding must not lead out of the cube but through the face.
+            along = jnp.clip(jnp.floor(eye[i] + nearest * directions[i]), c - inside, c + inside)
+            after.append(jnp.where(reach > 0, jnp.where(leaves[i] == nearest, beyond[i], along), c))
+        return *after, reach_from(after)
+
+    first = [jnp.broadcast_to(c, dx.shape) for c in jnp.floor(eye)]
+    unroll = 1 if jax.default_backend() == "cpu" else _STRIDES_PER_KERNEL
+    begin = (*first, jnp.maximum(reach_from(first), 1.0))
+    *cell, reach = lax.fori_loop(0, max_strides, stride, begin, unroll=unroll)
+    entry = to_near_face(cell)
+    distance = jnp.maximum(entry[0], jnp.maximum(entry[1], entry[2]))
+    axis = jnp.where(entry[0] == distance, 0, jnp.where(entry[1] == distance, 1, 2))
+    stopped = reach == 0
+    block = jnp.where(stopped, blocks.reshape(-1)[index_of(cell)].astype(jnp.int32), b.AIR)
+    return Hit(block, index_of(cell), jnp.where(stopped, distance, _FAR), axis)
 
 
 def look_direction(yaw: jax.Array, pitch: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

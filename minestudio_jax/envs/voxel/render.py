@@ -8,7 +8,7 @@ import numpy as np
 
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import hud, physics, terrain
-from minestudio_jax.envs.voxel.boxes import Boxes, boxes_of
+from minestudio_jax.envs.voxel.boxes import PICTURE_SIZE, Boxes, boxes_of, pictures
 from minestudio_jax.envs.voxel.raycast import box_distance, cast
 from minestudio_jax.envs.voxel.state import State, WorldSettings
 
@@ -21,6 +21,7 @@ FOG_BEGINS = 0.6  # of the distance at which nothing is seen any more
 FOG_DISTANCE = 28.0
 WATER_FOG_DISTANCE = 12.0
 _NIGHT = 0.25  # brightness of the darkest night
+_HURT = np.array([255.0, 60.0, 60.0], np.float32)
 _SHADE_X, _SHADE_UP, _SHADE_DOWN, _SHADE_Z = 0.6, 1.0, 0.5, 0.8
 
 
@@ -43,7 +44,9 @@ def render(state: State, height: int, width: int, settings: WorldSettings) -> ja
     eye = physics.eye(player)
     wet = terrain.BIOMES[settings.biome].water > 0
     under_water = (physics.block_at(state.blocks, eye) == b.WATER) if wet else jnp.bool_(False)
-    hit = cast(state.blocks, eye, dx, dy, dz, settings.view_distance, through_water=under_water if wet else True)
+    hit = cast(
+        state.blocks, state.clearance, eye, dx, dy, dz, settings.ray_strides, through_water=under_water if wet else True
+    )
 
     reach = jnp.where(hit.block == b.AIR, 0.0, hit.distance)
     x, y, z = eye[0] + reach * dx, eye[1] + reach * dy, eye[2] + reach * dz
@@ -83,12 +86,16 @@ def brightness(time: jax.Array) -> jax.Array:
 
 
 _ATLAS = b.textures().reshape(-1, 3)
+_PICTURES = pictures().reshape(-1, 3)
 
 
 def _shade(axis: jax.Array, dy: jax.Array) -> jax.Array:
     """Brightness of a face by its direction."""
     vertical = jnp.where(dy < 0, _SHADE_UP, _SHADE_DOWN)
     return jnp.where(axis == 0, _SHADE_X, jnp.where(axis == 2, _SHADE_Z, vertical))
+
+
+_Nearest = tuple[jax.Array, jax.Array, jax.Array]  # distance, number of the box, axis of its face; [H, W] each
 
 
 def _with_boxes(
@@ -101,21 +108,30 @@ def _with_boxes(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Colour [H, W, 3], distance and whether it is sky [H, W], with the boxes that are nearer than the blocks."""
 
-    def one(
-        carry: tuple[jax.Array, jax.Array, jax.Array], box: Boxes
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-        colour, distance, open_sky = carry
-        there, axis = box_distance(eye, *directions, box.low, box.high)
-        nearer = there < distance
-        own = box.colour * _shade(axis, directions[1])[..., None]
+    def one(carry: _Nearest, box: tuple[Boxes, jax.Array]) -> tuple[_Nearest, None]:
+        nearest, which, axis = carry
+        there, its_axis = box_distance(eye, *directions, box[0].low, box[0].high)
+        nearer = there < nearest
         return (
-            jnp.where(nearer[..., None], own, colour),
-            jnp.where(nearer, there, distance),
-            open_sky & ~nearer,
+            jnp.where(nearer, there, nearest),
+            jnp.where(nearer, box[1], which),
+            jnp.where(nearer, its_axis, axis),
         ), None
 
-    carry, _ = jax.lax.scan(one, (colour, distance, open_sky), boxes)
-    return carry
+    none = jnp.full(distance.shape, -1, jnp.int32)
+    number = jnp.arange(boxes.picture.shape[0], dtype=jnp.int32)
+    (nearest, which, axis), _ = jax.lax.scan(one, (distance, none, none), (boxes, number))
+    # Where on the face, 0..1 from the left and from above.
+    low, high = boxes.low[which], boxes.high[which]
+    at = [(eye[i] + nearest * d - low[..., i]) / (high[..., i] - low[..., i]) for i, d in enumerate(directions)]
+    across = jnp.where(axis == 0, at[2], at[0])
+    down = jnp.where(axis == 1, at[2], 1 - at[1])
+    column, row = (jnp.clip(t * PICTURE_SIZE, 0, PICTURE_SIZE - 1).astype(jnp.int32) for t in (across, down))
+    painted = jnp.asarray(_PICTURES)[(boxes.picture[which] * PICTURE_SIZE + row) * PICTURE_SIZE + column]
+    painted = jnp.where(boxes.hurt[which][..., None], 0.4 * painted + 0.6 * _HURT, painted)
+    painted = painted * _shade(axis, directions[1])[..., None]
+    hit = which >= 0
+    return jnp.where(hit[..., None], painted, colour), nearest, open_sky & ~hit
 
 
 def _cracks(state: State, index: jax.Array, texel_u: jax.Array, texel_v: jax.Array) -> jax.Array:

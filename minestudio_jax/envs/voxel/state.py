@@ -31,14 +31,16 @@ class WorldSettings:
       goal_distance: from the player's first place to a white pillar, blocks; 0: there is none.
       frame_skip: ticks (of 1/20 s) an action lasts.
       break_speed_multiplier: on the speed of breaking blocks; 1 is Minecraft's.
-      attack_edge: a mob is hit only when the attack key goes down, as in Minecraft; else also while it is held.
+      attack_edge: as in Minecraft a mob is hit only when the attack key goes down, and after a blow into the air
+        attacking is of no use for half a second or until the key is let go; else a mob is hit while the key is held.
       instant_pickup: what a broken block drops goes straight into the inventory; else it lies about as an item.
       hunger: moving and healing make hungry.
       day_cycle: time goes on; else it stays as it is.
       start_time: ticks since dawn, 0..23999; 6000 is noon, 18000 midnight.
       hud: hotbar, hearts and hunger in the picture.
       time_limit: steps (not ticks) after which an episode is truncated.
-      view_distance: voxel borders a ray crosses at most; the fog hides what lies behind.
+      ray_strides: after so many strides through air a ray has hit nothing. With 24, of the pixels whose block is not
+        all in the fog 0.3 % miss it, and none within 15 blocks.
     """
 
     size: int = 48
@@ -62,7 +64,7 @@ class WorldSettings:
     start_time: int = 1000
     hud: bool = True
     time_limit: int = 1200
-    view_distance: int = 40
+    ray_strides: int = 24
 
 
 @jax.tree_util.register_dataclass
@@ -135,16 +137,19 @@ class Hands:
     """What attack and use remember from tick to tick.
 
     Attributes:
-      attack_was_down: bool [], in the tick before.
+      attack_was_down, drop_was_down: bool [], in the tick before.
       use_delay: int32 [], ticks until a held use key places the next block.
       eat_ticks: int32 [], for which the food in the hand has been eaten.
       swing_ticks: int32 [], since the last hit; a full blow needs the weapon's pause.
+      miss_ticks: int32 [], for which attacking does nothing after a blow into the air.
     """
 
     attack_was_down: Any
+    drop_was_down: Any
     use_delay: Any
     eat_ticks: Any
     swing_ticks: Any
+    miss_ticks: Any
 
 
 @jax.tree_util.register_dataclass
@@ -202,13 +207,14 @@ class Statistics:
 
     Attributes:
       mine_block: int32 [block].
-      pickup, craft_item, use_item, break_item: int32 [item].
+      pickup, drop, craft_item, use_item, break_item: int32 [item].
       kill_entity: int32 [kind of mob].
       custom: int32 [len(statistics.CUSTOM)].
     """
 
     mine_block: Any
     pickup: Any
+    drop: Any
     craft_item: Any
     use_item: Any
     break_item: Any
@@ -222,6 +228,7 @@ class State:
     """
     Attributes:
       blocks: uint8 [x, y, z], ids of `blocks`.
+      clearance: uint8 [x, y, z], of these blocks; see `clearance`.
       player, vitals, inventory, breaking, hands: the player's.
       mobs, drops: what else moves.
       time: int32 [], ticks since a dawn, 0..23999.
@@ -234,6 +241,7 @@ class State:
     """
 
     blocks: Any
+    clearance: Any
     player: Player
     vitals: Vitals
     inventory: Inventory

@@ -29,6 +29,7 @@ CUSTOM = (
 NAMES: dict[str, tuple[str, ...]] = {
     "mine_block": blocks.NAMES,
     "pickup": items.NAMES,
+    "drop": items.NAMES,
     "craft_item": items.NAMES,
     "use_item": items.NAMES,
     "break_item": items.NAMES,

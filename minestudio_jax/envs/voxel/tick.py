@@ -14,13 +14,14 @@ from minestudio_jax.envs.voxel import crafting, hands, items, mining, physics, s
 from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import mobs as creatures
+from minestudio_jax.envs.voxel.clearance import after_breaking, after_placing
 from minestudio_jax.envs.voxel.raycast import cast, look_direction
 from minestudio_jax.envs.voxel.state import Player, State, Statistics, WorldSettings
 from minestudio_jax.envs.voxel.statistics import CUSTOM, counted
 
 DAY_TICKS = 24000
 GOAL_RADIUS = 1.6  # blocks
-_CROSSINGS = 16  # a ray of 4.5 blocks crosses fewer borders than this
+_STRIDES = 16  # more than the borders that a ray of 4.5 blocks crosses
 
 
 class Rules(NamedTuple):
@@ -28,12 +29,13 @@ class Rules(NamedTuple):
 
     Attributes:
       task, settings: of the world.
-      can_use: the action set has a use key.
+      can_use, can_throw: the action set has the keys for it, and thrown items can lie about.
     """
 
     task: Task
     settings: WorldSettings
     can_use: bool
+    can_throw: bool
 
     @property
     def has_mobs(self) -> bool:
@@ -43,14 +45,11 @@ class Rules(NamedTuple):
     def has_water(self) -> bool:
         return terrain.BIOMES[self.settings.biome].water > 0
 
-    @property
-    def needs_chance(self) -> bool:
-        return self.has_mobs or not self.settings.instant_pickup or self.settings.ores > 0
-
 
 def tick(rules: Rules, state: State, controls: physics.Controls) -> State:
     """The world after one tick with these keys."""
-    keys = _split(rules, state)
+    # One for what comes later, five for this tick.
+    keys = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key), 6))
     yaw, pitch = physics.turn(state.player, controls)
     player = dataclasses.replace(state.player, yaw=yaw, pitch=pitch, sneaking=controls.sneak)
     selected = jnp.where(controls.hotbar >= 0, controls.hotbar, state.inventory.selected)
@@ -70,13 +69,6 @@ def tick(rules: Rules, state: State, controls: physics.Controls) -> State:
     return state
 
 
-def _split(rules: Rules, state: State) -> jax.Array:
-    """Six raw keys, uint32 [6, 2]; the first is the next state's."""
-    if not rules.needs_chance:
-        return jnp.broadcast_to(state.key, (6, 2))
-    return jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key), 6))
-
-
 def _key(keys: jax.Array, number: int) -> jax.Array:
     return jax.random.wrap_key_data(keys[number])
 
@@ -85,8 +77,8 @@ def _with_hands(rules: Rules, keys: jax.Array, state: State, controls: physics.C
     """Attack, use and throw away, along one line of sight."""
     player = state.player
     look = look_direction(player.yaw, player.pitch)
-    sight = cast(state.blocks, physics.eye(player), *look, _CROSSINGS)
-    attacking = controls.attack
+    sight = cast(state.blocks, state.clearance, physics.eye(player), *look, _STRIDES)
+    attacking = controls.attack & (state.hands.miss_ticks <= 0)
     swings = jnp.bool_(False)
     if rules.has_mobs:
         blow = hands.strike(
@@ -112,20 +104,15 @@ def _with_hands(rules: Rules, keys: jax.Array, state: State, controls: physics.C
     state = dataclasses.replace(
         state,
         blocks=mined.blocks,
+        clearance=after_breaking(state.clearance, mined.breaking.target, broken),
         breaking=mined.breaking,
         inventory=inventory,
         statistics=statistics,
-        hands=dataclasses.replace(
-            state.hands,
-            attack_was_down=controls.attack,
-            swing_ticks=jnp.where(swings, 0, state.hands.swing_ticks + 1),
-        ),
+        hands=hands.after_attacking(state.hands, sight, controls.attack, swings, rules.settings.attack_edge),
     )
-    count = _between(rules, _key(keys, 1), jnp.asarray(items.DROP_LEAST), jnp.asarray(items.DROP_MOST), mined.broken)
+    item, count = loot(_key(keys, 1), mined.broken)
     middle = mined.breaking.target.astype(jnp.float32) + jnp.array([0.5, 0.25, 0.5])
-    drop = jnp.asarray(items.DROP)[mined.broken]
-    gives = mined.harvested & (drop != items.NONE)
-    state = _dropped(rules, _key(keys, 2), state, drop, jnp.where(gives, count, 0), middle)
+    state = _dropped(rules, _key(keys, 2), state, item, jnp.where(mined.harvested, count, 0), middle)
     if rules.can_use:
         used = hands.use(
             state.blocks, player, look, sight, state.inventory, state.vitals, state.hands, controls.use & ~broken
@@ -133,12 +120,34 @@ def _with_hands(rules: Rules, keys: jax.Array, state: State, controls: physics.C
         state = dataclasses.replace(
             state,
             blocks=used.blocks,
+            clearance=after_placing(state.clearance, used.cell, used.places),
             inventory=used.inventory,
             vitals=used.vitals,
             hands=used.hands,
             statistics=counted(state.statistics, "use_item", used.item, used.item != items.NONE),
         )
+    if rules.can_throw:
+        thrown = hands.throw(player, look, state.inventory, state.hands, controls.drop)
+        thrown_one = (thrown.item != items.NONE).astype(jnp.int32)
+        state = dataclasses.replace(
+            state,
+            inventory=thrown.inventory,
+            hands=thrown.hands,
+            drops=lying.throw(
+                state.drops, thrown.item, thrown_one, thrown.position, thrown.velocity, lying.THROWN_DELAY_TICKS
+            ),
+            statistics=counted(state.statistics, "drop", thrown.item, thrown_one),
+        )
     return state
+
+
+def loot(key: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Item and count, int32 [] each, that a broken block gives; now and then something rare."""
+    which, how_many = jax.random.split(key)
+    way = jnp.argmax(jax.random.uniform(which) < jnp.asarray(items.LOOT_UP_TO)[block])
+    least, most = jnp.asarray(items.LOOT_LEAST)[block, way], jnp.asarray(items.LOOT_MOST)[block, way]
+    item = jnp.asarray(items.LOOT_ITEM)[block, way]
+    return item, jnp.where(item != items.NONE, jax.random.randint(how_many, (), least, most + 1), 0)
 
 
 def _after_blow(rules: Rules, keys: jax.Array, state: State, blow: hands.Struck) -> State:
@@ -154,16 +163,14 @@ def _after_blow(rules: Rules, keys: jax.Array, state: State, blow: hands.Struck)
     for slot in range(creatures.MAX_DROPS):
         key = jax.random.fold_in(_key(keys, 3), slot)
         least, most = jnp.asarray(creatures.DROP_LEAST)[:, slot], jnp.asarray(creatures.DROP_MOST)[:, slot]
-        count = jnp.where(killed, _between(rules, key, least, most, blow.killed), 0)
+        count = jnp.where(killed, _between(key, least, most, blow.killed), 0)
         item = jnp.asarray(creatures.DROP_ITEM)[blow.killed, slot]
         state = _dropped(rules, key, state, item, count, blow.at)
     return state
 
 
-def _between(rules: Rules, key: jax.Array, least: jax.Array, most: jax.Array, index: jax.Array) -> jax.Array:
+def _between(key: jax.Array, least: jax.Array, most: jax.Array, index: jax.Array) -> jax.Array:
     """A number from least[index] to most[index], int32 []."""
-    if not rules.needs_chance:
-        return least[index]
     return jax.random.randint(key, (), least[index], most[index] + 1)
 
 
@@ -202,6 +209,7 @@ def _moved(rules: Rules, keys: jax.Array, state: State, controls: physics.Contro
     mobs = state.mobs
     if rules.has_mobs:
         mobs, bite = creatures.move(_key(keys, 4), state.blocks, player, mobs)
+        mobs = creatures.burn(state.blocks, mobs, state.time)
         strikes = (bite.damage > 0) & (vitals.hurt_ticks <= 0)
         player = _pushed(player, bite.origin, strikes)
         damage = jnp.maximum(damage, bite.damage)

@@ -18,6 +18,7 @@ from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import mobs as creatures
 from minestudio_jax.envs.voxel.action_sets import ACTION_SETS
+from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.hands import resting
 from minestudio_jax.envs.voxel.render import render
 from minestudio_jax.envs.voxel.state import Breaking, Player, State, WorldSettings
@@ -104,6 +105,7 @@ class World:
         land = terrain.generate(terrain_key, self.settings)
         return State(
             blocks=land.blocks,
+            clearance=clearance_of(land.blocks),
             player=standing_player(land.position, land.yaw),
             vitals=survival.healthy(),
             inventory=inv.start_inventory(self.task.inventory),
@@ -129,13 +131,14 @@ class World:
             (pitch and yaw, degrees), and "craft" -> int [] where there is any; what is missing is not pressed.
         """
         controls = self._controls(action)
-        rules = Rules(self.task, self.settings, can_use=self._can_use())
+        can_throw = self._has_key("drop") and not self.settings.instant_pickup
+        rules = Rules(self.task, self.settings, self._has_key("use"), can_throw)
         no_reward = jnp.zeros(len(self.task.reward), jnp.float32)
 
         def one(number: int, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             state, earned = carry
-            # A key of crafting, throwing away or choosing is pressed once, however long the action lasts.
-            now = controls._replace(craft=jnp.where(number == 0, controls.craft, 0), drop=controls.drop & (number == 0))
+            # Crafting is done once, however long the action lasts.
+            now = controls._replace(craft=jnp.where(number == 0, controls.craft, 0))
             after = tick(rules, state, now)
             terms, paid = rewards.paid(self.task, state.statistics, after.statistics, state.paid)
             return dataclasses.replace(after, paid=paid), earned + terms
@@ -162,8 +165,8 @@ class World:
         """The player's view, uint8 [height, width, 3]."""
         return render(state, height, width, self.settings)
 
-    def _can_use(self) -> bool:
-        keys = actions.KEY_TABLE[ACTION_SETS[self.task.actions].actions.buttons, actions.BUTTONS.index("use")]
+    def _has_key(self, name: str) -> bool:
+        keys = actions.KEY_TABLE[ACTION_SETS[self.task.actions].actions.buttons, actions.BUTTONS.index(name)]
         return self.action_set != "discrete" or bool(keys.any())
 
     def _controls(self, action: dict[str, jax.Array]) -> physics.Controls:

@@ -10,7 +10,7 @@ from minestudio_jax.utils.task_files import task_names
 
 
 def make(name, **kwargs):
-    options = {"size": 24, "height": 20, "view_distance": 16, "time_limit": 6, **kwargs}
+    options = {"size": 24, "height": 20, "ray_strides": 8, "time_limit": 6, **kwargs}
     return gymnasium.make(f"minestudio_jax/{name}-v0", image_size=(16, 16), **options)
 
 
@@ -48,6 +48,6 @@ def test_a_seed_gives_one_world():
 
 
 def test_it_renders_as_large_as_minecraft_does():
-    env = gymnasium.make("minestudio_jax/ChopTree-v0", size=24, view_distance=16, render_mode="rgb_array")
+    env = gymnasium.make("minestudio_jax/ChopTree-v0", size=24, ray_strides=8, render_mode="rgb_array")
     env.reset(seed=0)
     assert env.render().shape == (360, 640, 3)

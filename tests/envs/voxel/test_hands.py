@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minestudio_jax.envs import voxel
 from minestudio_jax.envs.voxel import blocks as b
+from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import hands, items, mobs, physics, survival
 from minestudio_jax.envs.voxel import inventory as inv
+from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.raycast import cast, look_direction
 from tests.envs.voxel.worlds import FLOOR, flat, standing
 
@@ -17,7 +20,7 @@ from tests.envs.voxel.worlds import FLOOR, flat, standing
 @jax.jit
 def use(blocks, player, inventory, vitals, state, using):
     look = look_direction(player.yaw, player.pitch)
-    sight = cast(blocks, physics.eye(player), *look, 16)
+    sight = cast(blocks, clearance_of(blocks), physics.eye(player), *look, 16)
     return hands.use(blocks, player, look, sight, inventory, vitals, state, using)
 
 
@@ -96,7 +99,7 @@ def one_mob(kind, z, hurt_ticks=0):
 @jax.jit
 def hit(blocks, player, creatures, held, state):
     look = look_direction(player.yaw, player.pitch)
-    sight = cast(blocks, physics.eye(player), *look, 16)
+    sight = cast(blocks, clearance_of(blocks), physics.eye(player), *look, 16)
     return hands.strike(player, look, sight, creatures, held, state, jnp.bool_(True), True)
 
 
@@ -136,3 +139,56 @@ def test_what_has_no_health_left_dies():
     struck = hit(jnp.asarray(flat()), looking(), weak, jnp.int32(items.ID["iron_sword"]), hands.resting())
     assert int(struck.killed) == mobs.ID["zombie"]
     assert int(struck.mobs.kind[0]) == 0
+
+
+def test_a_blow_into_the_air_locks_the_key_for_half_a_second_unless_it_is_let_go():
+    """In vanilla dirt in the line of sight 3 ticks later takes its 15 ticks only from the end of the lockout on."""
+    world = voxel.make("collect_dirt", preset="vanilla", action_set="minerl", size=24, height=20)
+    step = jax.jit(world.step)
+    meadow = np.where(flat(24, 20) == b.STONE, b.DIRT, flat(24, 20)).astype(np.uint8)
+    blocks = jnp.asarray(meadow)
+    start = dataclasses.replace(
+        jax.jit(world.reset)(jax.random.key(0)),
+        blocks=blocks,
+        clearance=clearance_of(blocks),
+        player=dataclasses.replace(standing(12.5, 12.5), pitch=jnp.float32(-30)),
+    )
+
+    def ticks_until_broken(pressed):
+        state = start
+        for tick in range(60):
+            turn = 110.0 if tick == 3 else 0.0
+            action = {"attack": jnp.int32(pressed(tick)), "camera": jnp.array([turn, 0.0], jnp.float32)}
+            state, _ = step(state, action)
+            if int(state.statistics.mine_block.sum()):
+                return tick - 3
+        return None
+
+    held, let_go, late = (ticks_until_broken(f) for f in (lambda t: 1, lambda t: t != 2, lambda t: t >= 3))
+    assert let_go == late == 14  # the fifteenth tick
+    assert held == 14 + hands.MISS_TICKS - 2
+
+
+def test_what_is_thrown_away_flies_lies_and_is_picked_up_again_two_seconds_later():
+    world = voxel.make("build_pillar", preset="vanilla", action_set="minerl", size=24, height=20)
+    step = jax.jit(world.step)
+    state = jax.jit(world.reset)(jax.random.key(0))
+    state = dataclasses.replace(state, player=dataclasses.replace(state.player, pitch=jnp.float32(80)))
+    counts, dropped = [], []
+    for tick in range(60):
+        state, _ = step(state, {"drop": jnp.int32(tick < 10)})  # held: one item, not ten
+        counts.append(int(inv.count_of(state.inventory, b.DIRT)))
+        dropped.append(int(state.statistics.drop[b.DIRT]))
+    assert dropped == [1] * 60
+    back = counts.index(64)
+    assert set(counts[:back]) == {63}
+    assert set(counts[back:]) == {64}
+    assert lying.THROWN_DELAY_TICKS + lying.PICKUP_DELAY_TICKS - 1 <= back <= 52
+
+
+def test_tools_stay_in_the_hand():
+    inventory = inv.start_inventory({"iron_sword": 1, "dirt": 3})
+    look = look_direction(jnp.float32(0), jnp.float32(0))
+    thrown = hands.throw(looking(), look, inventory, hands.resting(), jnp.bool_(True))
+    assert int(thrown.item) == items.NONE
+    assert int(inv.count_of(thrown.inventory, items.ID["iron_sword"])) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import items, mining, physics
+from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.raycast import cast, look_direction
 from minestudio_jax.envs.voxel.state import Breaking
 from tests.envs.voxel.worlds import FLOOR, flat, standing
@@ -17,7 +18,7 @@ AT_EYES = (12, FLOOR + 1, 13)  # the cell before the eyes of a player at (12.5, 
 
 @jax.jit
 def attack(blocks, player, breaking, attacking, held, slowed, multiplier):
-    sight = cast(blocks, physics.eye(player), *look_direction(player.yaw, player.pitch), 16)
+    sight = cast(blocks, clearance_of(blocks), physics.eye(player), *look_direction(player.yaw, player.pitch), 16)
     return mining.attack(blocks, sight, breaking, attacking, held, slowed, multiplier)
 
 

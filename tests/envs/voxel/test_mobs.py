@@ -106,3 +106,23 @@ def test_an_empty_slot_stays_empty_and_harmless():
     positions, damage, _ = live(creatures, standing(12.5, 12.5), 30)
     assert damage.max() == 0
     assert (positions == positions[0]).all()
+
+
+def test_zombies_burn_by_day_under_the_open_sky():
+    """Half a heart a second; not at night, not under a roof, and cows not at all."""
+    creatures = herd({"zombie": 1, "cow": 1})
+    burn = jax.jit(mobs.burn)
+
+    def health_after(creatures, blocks, begin, ticks=41):
+        for time in range(begin, begin + ticks):
+            creatures = burn(jnp.asarray(blocks), creatures, jnp.int32(time))
+        return np.asarray(creatures.health).tolist(), np.asarray(creatures.kind).tolist()
+
+    roof = flat()
+    roof[1:-1, FLOOR + 6, 1:-1] = b.PLANKS
+    zombie, cow = mobs.ID["zombie"], mobs.ID["cow"]
+    assert health_after(creatures, flat(), 1000) == ([17, 10], [zombie, cow])
+    assert health_after(creatures, roof, 1000) == ([20, 10], [zombie, cow])
+    assert health_after(creatures, flat(), 18000) == ([20, 10], [zombie, cow])
+    weak = dataclasses.replace(creatures, health=jnp.array([1.0, 10.0]))
+    assert health_after(weak, flat(), 1000, ticks=1) == ([0, 10], [0, cow])

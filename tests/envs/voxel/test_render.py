@@ -10,7 +10,8 @@ import pytest
 
 from minestudio_jax.envs import voxel
 from minestudio_jax.envs.voxel import blocks as b
-from minestudio_jax.envs.voxel import raycast
+from minestudio_jax.envs.voxel import physics, raycast
+from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.render import ASPECT, VERTICAL_FOV_DEG, render
 from minestudio_jax.envs.voxel.state import Breaking, State, WorldSettings
 from tests.envs.voxel.worlds import FLOOR, flat, standing
@@ -26,7 +27,8 @@ EMPTY = jax.jit(voxel.make("chop_tree", size=24, height=20).reset)(jax.random.ke
 def scene(blocks, yaw=0.0, pitch=0.0, progress=0.0, target=(0, 0, 0)) -> State:
     player = dataclasses.replace(standing(12.5, 12.5, yaw=yaw), pitch=jnp.float32(pitch))
     breaking = Breaking(jnp.array(target, jnp.int32), jnp.float32(progress), jnp.int32(0))
-    return dataclasses.replace(EMPTY, blocks=jnp.asarray(blocks), player=player, breaking=breaking)
+    blocks = jnp.asarray(blocks)
+    return dataclasses.replace(EMPTY, blocks=blocks, clearance=clearance_of(blocks), player=player, breaking=breaking)
 
 
 draw = jax.jit(functools.partial(render, height=SIZE, width=SIZE, settings=SETTINGS))
@@ -117,6 +119,13 @@ def test_the_crosshair_marks_the_middle():
     assert np.abs(image[MIDDLE, MIDDLE] - image[MIDDLE, MIDDLE + 4]).max() > 40
 
 
+def rays(blocks, eye, directions, strides, clearance=None, through_water=True) -> raycast.Hit:
+    blocks = jnp.asarray(blocks)
+    clearance = clearance_of(blocks) if clearance is None else clearance
+    directions = jnp.asarray(np.asarray(directions).T, jnp.float32)
+    return raycast.cast(blocks, clearance, jnp.asarray(eye, jnp.float32), *directions, strides, through_water)
+
+
 def test_rays_hit_what_a_march_in_small_steps_hits():
     """The grid traversal against a dense sampling of the same rays, in a random world."""
     rng = np.random.default_rng(1)
@@ -126,7 +135,7 @@ def test_rays_hit_what_a_march_in_small_steps_hits():
     eye = np.array([12.4, 12.3, 12.7])
     directions = rng.normal(size=(300, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    hit = raycast.cast(jnp.asarray(blocks), jnp.asarray(eye, jnp.float32), *jnp.asarray(directions.T, jnp.float32), 80)
+    hit = rays(blocks, eye, directions, 80)
     t = np.arange(0, 30, 0.002)
     cells = np.clip(np.floor(eye + t[:, None, None] * directions).astype(int), 0, 23)
     solid = blocks[tuple(np.moveaxis(cells, -1, 0))] != b.AIR
@@ -137,7 +146,51 @@ def test_rays_hit_what_a_march_in_small_steps_hits():
     assert (np.asarray(hit.distance) < expected + 0.01).all()
 
 
-def test_rays_end_in_nothing_when_they_cross_too_few_cells():
-    hit = raycast.cast(jnp.asarray(flat()), jnp.array([12.5, 10.5, 12.5]), jnp.zeros(1), jnp.ones(1), jnp.zeros(1), 5)
+def test_a_known_scene_is_hit_where_geometry_says():
+    """Block, face, distance and cell of single rays, exactly; straight ones have components of 0."""
+    blocks = flat(24, 24)
+    blocks[12, 12, 20], blocks[3, 12, 12], blocks[12, 20, 12] = b.LOG, b.DIRT, b.SAND
+    blocks[16, 16, 16] = b.LEAVES
+    eye = np.array([12.5, 12.25, 12.75])
+    to_corner = np.array([16.0, 16.25, 16.5]) - eye  # a point of the western face
+    for direction, block, axis, distance, cell in (
+        ((0, 0, 1), b.LOG, 2, 20 - 12.75, (12, 12, 20)),
+        ((-1, 0, 0), b.DIRT, 0, 12.5 - 4, (3, 12, 12)),
+        ((0, 1, 0), b.SAND, 1, 20 - 12.25, (12, 20, 12)),
+        ((0, -1, 0), b.STONE, 1, 12.25 - FLOOR, (12, FLOOR - 1, 12)),
+        ((1, 0, 0), b.BARRIER, 0, 23 - 12.5, (23, 12, 12)),
+        (to_corner / np.linalg.norm(to_corner), b.LEAVES, 0, np.linalg.norm(to_corner), (16, 16, 16)),
+    ):
+        hit = rays(blocks, eye, np.array([direction], float), 30)
+        assert (int(hit.block[0]), int(hit.axis[0])) == (block, axis)
+        assert int(hit.cell[0]) == np.ravel_multi_index(cell, blocks.shape)
+        np.testing.assert_allclose(hit.distance[0], distance, rtol=1e-6)
+
+
+def test_rays_end_alike_however_long_their_strides_are():
+    """With the true clearance and with one that says 1 everywhere, which is the plain traversal."""
+    state = jax.jit(voxel.make("mine_cobblestone").reset)(jax.random.key(3))
+    directions = np.random.default_rng(2).normal(size=(2000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    eye = np.asarray(physics.eye(state.player))
+    one = rays(state.blocks, eye, directions, 200)
+    other = rays(state.blocks, eye, directions, 200, clearance=jnp.minimum(state.clearance, 1))
+    np.testing.assert_array_equal(one.cell, other.cell)
+    np.testing.assert_array_equal(one.axis, other.axis)
+    np.testing.assert_allclose(one.distance, other.distance, rtol=1e-5)
+
+
+def test_rays_end_in_nothing_when_they_make_too_few_strides():
+    hit = rays(flat(), [12.5, 10.5, 12.5], [[0.0, 1.0, 0.0]], 4)
     assert int(hit.block[0]) == b.AIR
     assert float(hit.distance[0]) > 1e6
+
+
+def test_water_stops_rays_from_outside_and_none_from_within():
+    blocks = flat(24, 24)
+    blocks[1:-1, FLOOR : FLOOR + 3, 1:-1] = b.WATER
+    down = [[0.0, -1.0, 0.0]]
+    above = rays(blocks, [12.5, 12.5, 12.5], down, 30, through_water=False)
+    below = rays(blocks, [12.5, FLOOR + 2.5, 12.5], down, 30, through_water=True)
+    assert (int(above.block[0]), int(below.block[0])) == (b.WATER, b.STONE)
+    np.testing.assert_allclose([above.distance[0], below.distance[0]], [12.5 - FLOOR - 3, 2.5], rtol=1e-6)

@@ -96,7 +96,7 @@ def test_sprinting_makes_hungry():
 
 
 def test_death_terminates_the_episode():
-    world = voxel.make("combat_zombie", time_limit=400, size=24, height=20, view_distance=24)
+    world = voxel.make("combat_zombie", time_limit=400, size=24, height=20, ray_strides=12)
     state, step = jax.jit(world.reset)(jax.random.key(0)), jax.jit(world.step)
     stand = {"choice": jnp.array([world.choices.index("look up")])}
     for _ in range(400):

@@ -12,7 +12,7 @@ from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import items
 from minestudio_jax.envs.voxel.action_sets import ACTION_SETS
 
-SMALL = {"size": 24, "height": 20, "view_distance": 24}
+SMALL = {"size": 24, "height": 20, "ray_strides": 12}
 
 
 @pytest.fixture(scope="module")
