@@ -28,6 +28,7 @@ class WorldSettings:
       ores: how many ores there are, as a factor on vanilla's density; 0 is none.
       spawn_distance: from the nearest tree's trunk to the player at first, blocks.
       spawn_turn: the player first looks at most this far beside that tree, degrees.
+      spawn_pitch: how far down the player first looks, degrees; the mobs about are lower than his eyes.
       goal_distance: from the player's first place to a white pillar, blocks; 0: there is none.
       frame_skip: ticks (of 1/20 s) an action lasts.
       break_speed_multiplier: on the speed of breaking blocks; 1 is Minecraft's.
@@ -54,6 +55,7 @@ class WorldSettings:
     ores: float = 1.0
     spawn_distance: float = 3.5
     spawn_turn: float = 45.0
+    spawn_pitch: float = 0.0
     goal_distance: float = 0.0
     frame_skip: int = 1
     break_speed_multiplier: float = 1.0

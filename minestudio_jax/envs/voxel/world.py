@@ -106,7 +106,7 @@ class World:
         return State(
             blocks=land.blocks,
             clearance=clearance_of(land.blocks),
-            player=standing_player(land.position, land.yaw),
+            player=standing_player(land.position, land.yaw, self.settings.spawn_pitch),
             vitals=survival.healthy(),
             inventory=inv.start_inventory(self.task.inventory),
             breaking=Breaking(jnp.zeros(3, jnp.int32), jnp.float32(0), jnp.int32(0)),
@@ -200,14 +200,14 @@ def _pressed(keys: jax.Array, turn: jax.Array, craft: jax.Array) -> physics.Cont
     return physics.Controls(**pressed, hotbar=slot, craft=craft, pitch=turn[0], yaw=turn[1])
 
 
-def standing_player(position: jax.Array, yaw: jax.Array) -> Player:
-    """A player at rest on the ground, looking straight ahead."""
+def standing_player(position: jax.Array, yaw: jax.Array, pitch: float = 0.0) -> Player:
+    """A player at rest on the ground; without a pitch he looks straight ahead."""
     no = jnp.bool_(False)
     return Player(
         position=position,
         velocity=jnp.array([0.0, -physics.GRAVITY * physics.VERTICAL_DRAG, 0.0], jnp.float32),
         yaw=yaw,
-        pitch=jnp.float32(0),
+        pitch=jnp.float32(pitch),
         on_ground=jnp.bool_(True),
         sprinting=no,
         sneaking=no,
@@ -240,7 +240,10 @@ def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = 
     return World(task, WorldSettings(**settings), action_set)
 
 
-_LEAST = {"size": 24, "height": 20, "tree_spacing": 4, "frame_skip": 1, "time_limit": 1, "ground": 4, "hills": -1}
+_LEAST = {
+    "size": 24, "height": 20, "tree_spacing": 4, "frame_skip": 1, "time_limit": 1, "ground": 4, "hills": -1,
+    "tree_chance": -1.0, "spawn_pitch": -90.0,
+}  # fmt: skip
 
 
 def _check_setting(where: str, name: str, value: Any) -> None:
@@ -257,7 +260,7 @@ def _check_setting(where: str, name: str, value: Any) -> None:
     whole = isinstance(default, int)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != int(value)):
         raise ValueError(f"{where}: {name}={value!r} is not {'an integer' if whole else 'a number'}")
-    least = _LEAST.get(name, -1.0 if name == "tree_chance" else 0)
+    least = _LEAST.get(name, 0)
     if value < least:
         raise ValueError(f"{where}: {name}={value!r} is below its least value {least}")
 
