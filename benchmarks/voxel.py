@@ -75,7 +75,7 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
         epochs_per_iteration=2, context_length=length,
     )  # fmt: skip
     spec = EnvironmentSpec({"image": ArraySpec((size, size, 3), "uint8")}, world.action_spec)
-    policy = ImpalaPolicy(spec, (8, 16, 16), 128, True)
+    policy = ImpalaPolicy(spec, (8, 16, 16), 128)
     mesh = sharding.data_mesh()
     collector = DeviceCollector(policy, world, mesh, num_worlds, 1, length, (size, size), seed=0)
     state = jax.jit(lambda: initial_state(policy, config, 0), out_shardings=sharding.replicated(mesh))()

@@ -96,14 +96,35 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
+    network: str = _setting(
+        "impala",
+        "The small recurrent network, or OpenAI's VPT.",
+        choices=("impala", "vpt"),
+    )
     factory: str = _setting(
         "",
         "Your own policy, package.module:function, called as fn(spec, **policy.options) -> Policy. "
-        "Empty: the IMPALA network.",
+        "Empty: policy.network.",
     )
     options: dict[str, Any] = _setting({}, "JSON object: keyword arguments of policy.factory.")
     channels: tuple[int, ...] = _setting((16, 32, 32), "Channels of the IMPALA stacks; each halves the image.", lower=1)
-    hidden_size: int = _setting(256, "Width of the image embedding and of the GRU's memory.", lower=1)
+    hidden_size: int = _setting(256, "Width of the IMPALA network's embedding and memory.", lower=1)
+    vpt: dict[str, Any] = _setting(
+        {}, "JSON object: sizes of the VPT network that differ from the 1x model's, by the names in policies/vpt.py."
+    )
+    vpt_model: str = _setting("", "OpenAI's .model file, from which the VPT network's sizes are read.")
+    vpt_weights: str = _setting(
+        "", "Weights a new run of the VPT network begins with: a .weights or .ckpt file, or a folder made by convert."
+    )
+    compute_dtype: str = _setting(
+        "float32",
+        "Arithmetic of the VPT network's convolutions and matrix products; parameters, logits and losses are float32.",
+        choices=("float32", "bfloat16"),
+    )
+    remat: bool = _setting(
+        False,
+        "The VPT network's backward pass computes activations again instead of keeping them: less memory, slower.",
+    )
 
 
 @dataclass(frozen=True)
@@ -179,10 +200,14 @@ class TrainerConfig:
     ppo_vf_coef: float = _setting(0.5, "Weight of the value loss.", lower=0)
     entropy_bonus_coef: float = _setting(0.0, "Weight of the entropy bonus.", lower=0)
     clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
-    use_normalized_vf: bool = _setting(
-        True, "The value head predicts returns normalised by running statistics (output-preserving)."
+    use_normalized_vf: bool = _setting(True, "The value head predicts returns normalised by running statistics.")
+    value_statistics: str = _setting(
+        "popart",
+        "popart: they follow the targets of the last hundred iterations, and no prediction moves with them; reference: "
+        "VPT's own, which follow slowly and move the predictions.",
+        choices=("popart", "reference"),
     )
-    zero_initial_vf: bool = _setting(True, "The value head of a new run starts at 0 (statistics untouched).")
+    zero_initial_vf: bool = _setting(True, "The value head of a new run starts at 0, and its statistics anew.")
     vf_warmup: int = _setting(
         0, "First iterations that train only the value head's loss and publish no new policy.", lower=0
     )
@@ -250,6 +275,32 @@ def fragments_per_iteration(trainer: TrainerConfig, num_devices: int) -> int:
     return trainer.batch_size_per_device * num_devices * trainer.batches_per_iteration
 
 
+def _policy_faults(policy: PolicyConfig) -> list[str]:
+    """Settings of one network that are given for another."""
+    faults = []
+    network = "a policy.factory of its own" if policy.factory else f"policy.network={policy.network!r}"
+    defaults = PolicyConfig()
+    others = {
+        "impala": ("channels", "hidden_size"),
+        "vpt": ("vpt", "vpt_model", "vpt_weights", "compute_dtype", "remat"),
+    }
+    for owner, names in others.items():
+        for name in names:
+            value = getattr(policy, name)
+            if (policy.factory or policy.network != owner) and value != getattr(defaults, name):
+                faults.append(f"policy.{name}={value!r} has no effect with {network}: remove it")
+    if policy.vpt and policy.vpt_model:
+        faults.append(
+            f"policy.vpt={policy.vpt} and policy.vpt_model={policy.vpt_model!r} both say how large the network is: "
+            "remove one of them"
+        )
+    for name in ("vpt_model", "vpt_weights"):
+        path = getattr(policy, name)
+        if path and not Path(path).expanduser().exists():
+            faults.append(f"policy.{name}={path!r}: there is no such file")
+    return faults
+
+
 def validate(config: Config) -> None:
     """Checks bounds, choices and the settings against each other.
 
@@ -305,6 +356,7 @@ def validate(config: Config) -> None:
                 f"rollout.num_rollout_workers={rollout.num_rollout_workers} has no effect with rollout.mode='device': "
                 "set rollout.num_envs"
             )
+    faults.extend(_policy_faults(config.policy))
     if config.policy.options and not config.policy.factory:
         faults.append(
             f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"

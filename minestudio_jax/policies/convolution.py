@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _convolve(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
+    )
 
 
-@jax.custom_vjp
-def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_3x3(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
     """Cross-correlation with stride 1 and zero padding that keeps the image size.
 
     XLA's CPU compiler brings a convolution's axes into the order its fast kernel needs only outside of loops. The
@@ -23,26 +27,37 @@ def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Args:
       x: [N, H, W, I].
       kernel: [3, 3, I, O].
+      precision: of the products.
     Returns:
       [N, H, W, O].
     """
-    return _convolve(x, kernel)
+    return _convolve(x, kernel, precision)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel), (x, kernel)
+def _forward(
+    x: jax.Array, kernel: jax.Array, precision: lax.Precision | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(x, kernel, precision), (x, kernel)
 
 
-def _backward(residual: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return lax.platform_dependent(*residual, dy, cpu=_gradients_in_canonical_layout, default=_gradients)
+def _backward(
+    precision: lax.Precision | None, residual: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    gradients = partial(_gradients, precision)
+    on_cpu = partial(_gradients_in_canonical_layout, precision)
+    return lax.platform_dependent(*residual, dy, cpu=on_cpu, default=gradients)
 
 
-def _gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(_convolve, x, kernel)[1](dy)
+def _gradients(
+    precision: lax.Precision | None, x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(partial(_convolve, precision=precision), x, kernel)[1](dy)
 
 
-def _gradients_in_canonical_layout(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    dx = _convolve(dy, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
+def _gradients_in_canonical_layout(
+    precision: lax.Precision | None, x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    dx = _convolve(dy, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2), precision)
     # dkernel[a, b, i, o] = sum_{n,y,x} x[n, y+a-1, x+b-1, i] dy[n, y, x, o]: a convolution with the input
     # channels as batch, the images as input channels and dy as an H x W kernel.
     dkernel = lax.conv_general_dilated(
@@ -51,6 +66,7 @@ def _gradients_in_canonical_layout(x: jax.Array, kernel: jax.Array, dy: jax.Arra
         (1, 1),
         ((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     ).transpose(1, 2, 0, 3)
     return dx, dkernel
 

@@ -6,7 +6,6 @@ Reference: Espeholt et al. 2018 (arXiv:1802.01561), figure 3 right, with a GRU (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,10 @@ from flax import nnx
 from jax import lax
 
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.policies import heads
 from minestudio_jax.policies.convolution import convolve_3x3
-from minestudio_jax.policies.policy import Params, Policy, PolicyOutput, PolicyState
+from minestudio_jax.policies.network_policy import NetworkPolicy
+from minestudio_jax.policies.policy import PolicyState
+from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
 
 class Convolution(nnx.Module):
@@ -134,17 +134,15 @@ class ImpalaNetwork(nnx.Module):
         return logits, self.value_head(x)[..., 0], memory
 
 
-class ImpalaPolicy(Policy):
-    """IMPALA CNN + GRU with a normalised value head.
-
-    Parameters are `{"network": nested dict of arrays, "value_statistics": heads.ValueStatistics}`; memory is
-    float32 [B, hidden_size].
+class ImpalaPolicy(NetworkPolicy):
+    """IMPALA CNN + GRU with a normalised value head; its memory is float32 [B, hidden_size].
 
     Args:
       spec: of the environment; must have an "image" of uint8 [H, W, C].
       channels: output channels of each stack.
       hidden_size: width of embedding and memory.
-      use_normalized_vf: whether the value head predicts returns normalised by running statistics.
+      normalizer: of the value.
+      use_normalized_vf: whether its statistics follow the value targets.
     Raises:
       ValueError: the environment gives no image.
     """
@@ -154,6 +152,7 @@ class ImpalaPolicy(Policy):
         spec: EnvironmentSpec,
         channels: Sequence[int] = (16, 32, 32),
         hidden_size: int = 256,
+        normalizer: ValueNormalizer | None = None,
         use_normalized_vf: bool = True,
     ) -> None:
         image = spec.observation.get("image")
@@ -163,52 +162,11 @@ class ImpalaPolicy(Policy):
                 f"{dict(spec.observation)}: name a policy of your own with policy.factory"
             )
         self._hidden_size = hidden_size
-        self._use_normalized_vf = use_normalized_vf
 
         def build(rngs: nnx.Rngs) -> ImpalaNetwork:
             return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, rngs)
 
-        self._build = build
-        self._graph, self._abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-
-    def init(self, key: jax.Array) -> Params:
-        network = nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(params=key)))[1])
-        return {"network": network, "value_statistics": heads.initial_value_statistics()}
+        super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
 
     def initial_state(self, batch: int) -> PolicyState:
         return jnp.zeros((batch, self._hidden_size), jnp.float32)
-
-    def apply(
-        self, params: Params, obs: dict[str, jax.Array], first: jax.Array, state: PolicyState
-    ) -> tuple[PolicyOutput, PolicyState]:
-        variables = jax.tree.map(lambda leaf: leaf, self._abstract)  # a copy: merging must not fill the original
-        nnx.replace_by_pure_dict(variables, params["network"])
-        logits, value, state = nnx.merge(self._graph, variables)(obs["image"], first, state)
-        mean, scale = heads.value_moments(lax.stop_gradient(params["value_statistics"]))
-        return PolicyOutput(logits, value * scale + mean), state
-
-    def only_value_head(self, update: Params) -> Params:
-        zeros = jax.tree.map(jnp.zeros_like, update)
-        return self._with_value_head(zeros, *self._value_head(update))
-
-    def zero_value_head(self, params: Params) -> Params:
-        return self._with_value_head(params, *jax.tree.map(jnp.zeros_like, self._value_head(params)))
-
-    def value_scale(self, params: Params) -> jax.Array:
-        return heads.value_moments(params["value_statistics"])[1]
-
-    def update_value_statistics(self, params: Params, target: jax.Array, weight: jax.Array) -> Params:
-        if not self._use_normalized_vf:
-            return params
-        old = params["value_statistics"]
-        new = heads.updated_value_statistics(old, target, weight)
-        kernel, bias = heads.rescaled_value_head(*self._value_head(params), old, new)
-        return {**self._with_value_head(params, kernel, bias), "value_statistics": new}
-
-    def _value_head(self, params: Params) -> tuple[jax.Array, jax.Array]:
-        head = params["network"]["value_head"]
-        return head["kernel"], head["bias"]
-
-    def _with_value_head(self, params: Params, kernel: jax.Array, bias: jax.Array) -> dict[str, Any]:
-        network = {**params["network"], "value_head": {"kernel": kernel, "bias": bias}}
-        return {**params, "network": network}

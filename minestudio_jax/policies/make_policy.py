@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from minestudio_jax.config import Config, ConfigError
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from minestudio_jax.config import Config, ConfigError, PolicyConfig
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
-from minestudio_jax.policies.policy import Policy
+from minestudio_jax.policies.policy import Params, Policy
+from minestudio_jax.policies.pretrained import load_weights, read_model_file
+from minestudio_jax.policies.value_normalizer import ValueNormalizer
+from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.utils.imports import load_factory
 
 
@@ -16,8 +24,15 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
       ConfigError: policy.factory cannot be imported, refuses its options, or gives something else than a Policy.
       ValueError: the policy cannot serve such environments.
     """
-    if not config.policy.factory:
-        return ImpalaPolicy(spec, config.policy.channels, config.policy.hidden_size, config.trainer.use_normalized_vf)
+    settings = config.policy
+    if not settings.factory:
+        reference = config.trainer.value_statistics == "reference"
+        normalizer = ValueNormalizer.reference() if reference else ValueNormalizer()
+        normalizes = config.trainer.use_normalized_vf
+        if settings.network == "vpt":
+            shape = vpt_shape(settings)
+            return VPTPolicy(spec, shape, settings.compute_dtype, settings.remat, normalizer, normalizes)
+        return ImpalaPolicy(spec, settings.channels, settings.hidden_size, normalizer, normalizes)
     factory = load_factory("policy.factory", config.policy.factory)
     try:
         policy = factory(spec, **config.policy.options)
@@ -31,3 +46,56 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
             "minestudio_jax.policies.policy.Policy: derive it from that class"
         )
     return policy
+
+
+def vpt_shape(settings: PolicyConfig) -> VPTShape:
+    """Sizes of the VPT network.
+
+    Raises:
+      ConfigError: policy.vpt names a size that there is not, or one that cannot be.
+    """
+    known = [f.name for f in dataclasses.fields(VPTShape)]
+    for name in settings.vpt:
+        if name not in known:
+            raise ConfigError(f"policy.vpt: there is no size {name!r}; known are {', '.join(known)}")
+    # JSON has lists where shapes have tuples.
+    sizes: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.vpt.items()
+    }
+    try:
+        return VPTShape(**sizes)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"policy.vpt={settings.vpt}: {error}") from error
+
+
+def with_sizes_from_file(config: Config) -> Config:
+    """The settings with policy.vpt in place of policy.vpt_model, so that no other process needs that file.
+
+    Raises:
+      ConfigError: the file cannot be used.
+    """
+    path = config.policy.vpt_model
+    if not path:
+        return config
+    try:
+        shape = read_model_file(Path(path).expanduser())
+    except ValueError as error:
+        raise ConfigError(f"policy.vpt_model: {error}") from error
+    policy = dataclasses.replace(config.policy, vpt=json.loads(json.dumps(dataclasses.asdict(shape))), vpt_model="")
+    return dataclasses.replace(config, policy=policy)
+
+
+def pretrained_params(config: Config, policy: Policy) -> Params | None:
+    """Parameters (NumPy) that a new run begins with; None: they are drawn at random.
+
+    Raises:
+      ConfigError: policy.vpt_weights cannot be used.
+    """
+    path = config.policy.vpt_weights
+    if not path:
+        return None
+    assert isinstance(policy, VPTPolicy)
+    try:
+        return load_weights(policy.shape, Path(path).expanduser())
+    except ValueError as error:
+        raise ConfigError(f"policy.vpt_weights: {error}") from error

@@ -63,7 +63,7 @@ class Policy(abc.ABC):
         return update
 
     def zero_value_head(self, params: Params) -> Params:
-        """Parameters whose value is 0 (or its statistics' mean) everywhere."""
+        """Parameters whose value is 0 everywhere; statistics of values begin anew."""
         return params
 
     def value_scale(self, params: Params) -> jax.Array:

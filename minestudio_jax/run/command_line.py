@@ -38,6 +38,10 @@ def parse(argv: Sequence[str]) -> Config:
         raise ConfigError(f"unexpected argument {rest[1]!r}: settings are given as --section.key=value")
     config = config_module.from_flags()
     config_module.validate(config)
+    if config.policy.vpt_model:
+        from minestudio_jax.policies.make_policy import with_sizes_from_file  # slow to import
+
+        config = with_sizes_from_file(config)
     run_dir = Path(config.run.dir or config_module.default_run_dir(argv)).expanduser().absolute()
     return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir)))
 

@@ -15,7 +15,7 @@ import jax
 
 from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentFailure
-from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import embedded_spec
 from minestudio_jax.rollout.rollout_manager import RolloutFailure
 from minestudio_jax.run.command_line import EXIT_FAILURE
@@ -89,6 +89,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
                 derived_seed(config.run.seed, "learner"),
                 experience.on_published,
                 experience.collector(policy),
+                lambda: pretrained_params(config, policy),
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error

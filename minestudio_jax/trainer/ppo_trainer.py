@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from minestudio_jax.config import TrainerConfig, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.policies.policy import Policy
+from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
@@ -38,6 +39,7 @@ class PPOTrainer:
       run_dir: `checkpoints/` and `versions/` are kept in it.
       seed: of parameters and shuffling, used by a run that has no checkpoint.
       on_published: called with (version, folder) when rollout workers may load a version.
+      pretrained: gives the parameters that a run without a checkpoint begins with; None: they are drawn.
       collector: what it collects its experience with itself; None if fragments come from others.
     Raises:
       ValueError: the checkpoint there does not fit the settings.
@@ -53,12 +55,13 @@ class PPOTrainer:
         seed: int,
         on_published: Callable[[int, Path], None],
         collector: DeviceCollector | None = None,
+        pretrained: Callable[[], Params | None] = lambda: None,
     ) -> None:
         self._config = config
         mesh = sharding.data_mesh()
         self._batch_sharding = sharding.along_data(mesh)
 
-        initial = jax.jit(lambda: initial_state(policy, config, seed), out_shardings=sharding.replicated(mesh))
+        initial = jax.jit(partial(initial_state, policy, config, seed), out_shardings=sharding.replicated(mesh))
         abstract = sharding.with_sharding(jax.eval_shape(initial), sharding.replicated(mesh))
         self._abstract = abstract
         if collector is not None:
@@ -68,7 +71,7 @@ class PPOTrainer:
         restored = self._checkpointer.restore(abstract)
         self.resumed = restored is not None
         state: TrainState
-        state, self.counters = restored or (initial(), Counters())
+        state, self.counters = restored or (initial(pretrained()), Counters())
         self._rollout = state.rollout
         if collector is not None and restored is None:
             self._rollout = collector.begin()

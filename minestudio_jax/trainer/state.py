@@ -71,10 +71,15 @@ def make_optimizer(config: TrainerConfig) -> optax.GradientTransformation:
     )
 
 
-def initial_state(policy: Policy, config: TrainerConfig, seed: int) -> TrainState:
-    """State of a run that has done nothing; pure, to be jitted into its shardings."""
+def initial_state(policy: Policy, config: TrainerConfig, seed: int, params: Params | None = None) -> TrainState:
+    """State of a run that has done nothing; pure, to be jitted into its shardings.
+
+    Args:
+      params: to begin with; None: they are drawn at random.
+    """
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = policy.init(init_key)
+    if params is None:
+        params = policy.init(init_key)
     if config.zero_initial_vf:
         params = policy.zero_value_head(params)
     return TrainState(params, make_optimizer(config).init(params), jax.random.key_data(key))

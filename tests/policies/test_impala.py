@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
-from minestudio_jax.policies import heads
 from minestudio_jax.policies.impala import ImpalaPolicy
 
 SPEC = EnvironmentSpec({"image": ArraySpec((20, 28, 3), "uint8")}, {"buttons": 50, "camera": 11})
@@ -106,12 +105,12 @@ def test_value_statistics_leave_out_what_is_not_finite_or_masked(policy, params)
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_zero_value_head_predicts_the_mean_and_keeps_the_statistics(policy, params, sequence):
+def test_a_zeroed_value_head_predicts_0_and_its_statistics_begin_anew(policy, params, sequence):
     image, first, memory = sequence
     zeroed = policy.zero_value_head(params)
     output, _ = policy.apply(zeroed, {"image": image}, first, memory)
-    mean, _ = heads.value_moments(params["value_statistics"])
-    np.testing.assert_allclose(output.value, float(mean), rtol=1e-6)
+    np.testing.assert_array_equal(output.value, 0.0)
+    assert all(float(x) == 0.0 for x in zeroed["value_statistics"])
 
 
 def test_value_statistics_get_no_gradient(policy, params, sequence):

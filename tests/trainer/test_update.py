@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.config import TrainerConfig
-from minestudio_jax.policies import heads
+from minestudio_jax.policies.value_normalizer import ValueNormalizer
 from minestudio_jax.trainer.batch import stack_fragments
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
@@ -159,8 +159,8 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
 def test_the_statistics_follow_the_targets(policy, state):
     fragments = make_fragments(policy, state.params, 8, reward=lambda a: 0 * a + 10.0)
     after, metrics = update(policy, CONFIG, state, stack_fragments(fragments, 1))
-    before_mean, _ = heads.value_moments(state.params["value_statistics"])
-    after_mean, _ = heads.value_moments(after.params["value_statistics"])
+    before_mean, _ = ValueNormalizer().moments(state.params["value_statistics"])
+    after_mean, _ = ValueNormalizer().moments(after.params["value_statistics"])
     assert before_mean < after_mean <= metrics["value/target_mean"] + 1e-3
 
 
