@@ -112,7 +112,9 @@ class PolicyConfig:
     vpt: dict[str, Any] = _setting(
         {}, "JSON object: sizes of the VPT network that differ from the 1x model's, by the names in policies/vpt.py."
     )
-    vpt_model: str = _setting("", "OpenAI's .model file, from which the VPT network's sizes are read.")
+    vpt_model: str = _setting(
+        "", "OpenAI's .model file, or a folder made by convert, from which the VPT network's sizes are read."
+    )
     vpt_weights: str = _setting(
         "", "Weights a new run of the VPT network begins with: a .weights or .ckpt file, or a folder made by convert."
     )
@@ -199,6 +201,14 @@ class TrainerConfig:
     ppo_policy_coef: float = _setting(1.0, "Weight of the policy loss.", lower=0)
     ppo_vf_coef: float = _setting(0.5, "Weight of the value loss.", lower=0)
     entropy_bonus_coef: float = _setting(0.0, "Weight of the entropy bonus.", lower=0)
+    kl_reference_coef: float = _setting(
+        0.0,
+        "Weight of KL(policy || reference), nats a step; the reference is the policy the run began with. VPT's rho.",
+        lower=0,
+    )
+    kl_reference_decay: float = _setting(
+        1.0, "Factor on kl_reference_coef after every iteration; VPT's is 0.9995.", lower=0, upper=1
+    )
     clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
     use_normalized_vf: bool = _setting(True, "The value head predicts returns normalised by running statistics.")
     value_statistics: str = _setting(
@@ -294,10 +304,6 @@ def _policy_faults(policy: PolicyConfig) -> list[str]:
             f"policy.vpt={policy.vpt} and policy.vpt_model={policy.vpt_model!r} both say how large the network is: "
             "remove one of them"
         )
-    for name in ("vpt_model", "vpt_weights"):
-        path = getattr(policy, name)
-        if path and not Path(path).expanduser().exists():
-            faults.append(f"policy.{name}={path!r}: there is no such file")
     return faults
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from minestudio_jax.config import Config, ConfigError, PolicyConfig
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Params, Policy
-from minestudio_jax.policies.pretrained import load_weights, read_model_file
+from minestudio_jax.policies.pretrained import WeightsError, load_weights, read_model_file, shape_from_json
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.utils.imports import load_factory
@@ -54,17 +53,9 @@ def vpt_shape(settings: PolicyConfig) -> VPTShape:
     Raises:
       ConfigError: policy.vpt names a size that there is not, or one that cannot be.
     """
-    known = [f.name for f in dataclasses.fields(VPTShape)]
-    for name in settings.vpt:
-        if name not in known:
-            raise ConfigError(f"policy.vpt: there is no size {name!r}; known are {', '.join(known)}")
-    # JSON has lists where shapes have tuples.
-    sizes: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.vpt.items()
-    }
     try:
-        return VPTShape(**sizes)
-    except (TypeError, ValueError) as error:
+        return shape_from_json(settings.vpt)
+    except WeightsError as error:
         raise ConfigError(f"policy.vpt={settings.vpt}: {error}") from error
 
 
@@ -74,28 +65,33 @@ def with_sizes_from_file(config: Config) -> Config:
     Raises:
       ConfigError: the file cannot be used.
     """
-    path = config.policy.vpt_model
-    if not path:
+    if not config.policy.vpt_model:
         return config
     try:
-        shape = read_model_file(Path(path).expanduser())
+        shape = read_model_file(_existing("policy.vpt_model", config.policy.vpt_model))
     except ValueError as error:
         raise ConfigError(f"policy.vpt_model: {error}") from error
     policy = dataclasses.replace(config.policy, vpt=json.loads(json.dumps(dataclasses.asdict(shape))), vpt_model="")
     return dataclasses.replace(config, policy=policy)
 
 
-def pretrained_params(config: Config, policy: Policy) -> Params | None:
+def pretrained_params(config: Config) -> Params | None:
     """Parameters (NumPy) that a new run begins with; None: they are drawn at random.
 
     Raises:
       ConfigError: policy.vpt_weights cannot be used.
     """
-    path = config.policy.vpt_weights
-    if not path:
+    if not config.policy.vpt_weights:
         return None
-    assert isinstance(policy, VPTPolicy)
+    path = _existing("policy.vpt_weights", config.policy.vpt_weights)
     try:
-        return load_weights(policy.shape, Path(path).expanduser())
+        return load_weights(vpt_shape(config.policy), path)
     except ValueError as error:
-        raise ConfigError(f"policy.vpt_weights: {error}") from error
+        raise ConfigError("policy.vpt_weights: " + " ".join(str(error).split())) from error
+
+
+def _existing(setting: str, path: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise ConfigError(f"{setting}={path!r}: there is no such file or folder")
+    return found

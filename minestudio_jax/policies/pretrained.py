@@ -5,6 +5,8 @@ PyTorch is not needed, and nothing that a file says is run: see `torch_files`.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import math
 import pickle
@@ -22,8 +24,11 @@ from minestudio_jax.policies.policy import Params
 from minestudio_jax.policies.torch_files import read_plain_pickle, read_torch_file, write_torch_file
 from minestudio_jax.policies.value_normalizer import ValueStatistics
 from minestudio_jax.policies.vpt import BIAS_TERMS, VPTPolicy, VPTShape
+from minestudio_jax.utils import policy_store
 
 _LIGHTNING_PREFIX = "mine_policy."
+_FOLDER_SHAPE = "vpt.json"
+_FOLDER_VERSION = 0
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +50,15 @@ _EXPECTED: dict[str, Any] = {
 
 
 def read_model_file(path: str | Path) -> VPTShape:
-    """The sizes in OpenAI's `.model` file.
+    """The sizes in OpenAI's `.model` file, or in a folder that `save_folder` wrote.
 
     Raises:
       UnsafeFileError: it holds more than containers, numbers and strings.
       WeightsError: it lacks a size, or describes another kind of network.
     """
     path = Path(path)
+    if path.is_dir():
+        return _folder_shape(path)
     saved = read_plain_pickle(path)
     try:
         sizes = saved["model"]["args"]["net"]["args"]
@@ -87,6 +94,24 @@ def read_model_file(path: str | Path) -> VPTShape:
         raise WeightsError(f"{path} lacks the size {error}") from error
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
+
+
+def shape_from_json(sizes: Mapping[str, Any]) -> VPTShape:
+    """Sizes by the names of VPTShape's attributes; those that are not there are the 1x model's.
+
+    Raises:
+      WeightsError: a name is unknown, or the sizes are impossible.
+    """
+    known = [f.name for f in dataclasses.fields(VPTShape)]
+    for name in sizes:
+        if name not in known:
+            raise WeightsError(f"there is no size {name!r}; known are {', '.join(known)}")
+    # JSON has lists where shapes have tuples.
+    values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in sizes.items()}
+    try:
+        return VPTShape(**values)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(str(error)) from error
 
 
 def write_model_file(shape: VPTShape, path: str | Path) -> None:
@@ -131,6 +156,12 @@ def load_vpt(model_path: str | Path, weights_path: str | Path) -> tuple[VPTPolic
 def load_weights(shape: VPTShape, weights_path: str | Path) -> Params:
     """As `load_vpt`, for a network of these sizes."""
     path = Path(weights_path)
+    if path.is_dir():
+        if _folder_shape(path) != shape:
+            raise WeightsError(f"{path} holds a network of {_folder_shape(path)}, which is not {shape}")
+        policy = VPTPolicy(spec_of(shape), shape)
+        abstract = jax.eval_shape(policy.init, jax.random.key(0))
+        return policy_store.load_version(policy_store.version_path(path, _FOLDER_VERSION), abstract)
     tensors = _state_dict(read_torch_file(path), path)
     rows = tensors.get("net.recurrent_layer.blocks.0.r.orc_block.r_layer.weight", np.zeros((0,))).shape[0]
     if rows and rows != BIAS_TERMS * shape.heads:
@@ -160,6 +191,21 @@ def export_vpt(policy: VPTPolicy, params: Params, weights_path: str | Path) -> N
     flat = flattened(jax.device_get(params))
     tensors = {tensor.name: tensor.to_torch(flat[tensor.path]) for tensor in layout(policy.shape)}
     write_torch_file(Path(weights_path), tensors)
+
+
+def save_folder(shape: VPTShape, params: Params, folder: str | Path) -> None:
+    """Writes sizes and parameters for this package's own use: much faster to read than the other formats."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    policy_store.save_version(folder, _FOLDER_VERSION, jax.device_get(params))
+    (folder / _FOLDER_SHAPE).write_text(json.dumps(dataclasses.asdict(shape), indent=2) + "\n")
+
+
+def _folder_shape(folder: Path) -> VPTShape:
+    file = folder / _FOLDER_SHAPE
+    if not file.is_file():
+        raise WeightsError(f"{folder} was not made by convert: it has no {_FOLDER_SHAPE}")
+    return shape_from_json(json.loads(file.read_text()))
 
 
 def _state_dict(saved: Any, path: Path) -> dict[str, np.ndarray]:

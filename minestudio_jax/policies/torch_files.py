@@ -149,7 +149,7 @@ def read_plain_pickle(path: Path) -> Any:
         except UnsafeFileError:
             raise
         except Exception as error:  # whatever a pickle's bytes may lead to
-            raise ValueError(f"{path} is not a readable pickle: {error}") from error
+            raise ValueError(f"{path} is not a readable pickle: {_in_one_line(error)}") from error
 
 
 def read_torch_file(path: Path) -> Any:
@@ -170,7 +170,11 @@ def read_torch_file(path: Path) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file may lead to
-        raise ValueError(f"{path} is not a readable file of torch.save: {error}") from error
+        raise ValueError(f"{path} is not a readable file of torch.save: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> Any:

@@ -34,13 +34,20 @@ class Inference:
         self._calls = 0
         self._act = jax.jit(partial(_act, policy, greedy), donate_argnums=1)
         self._value = jax.jit(partial(_value, policy))
+        self._rows = jax.jit(_rows)
 
     def memory(self, env_id: np.ndarray, first: np.ndarray) -> Any:
         """Memory of the given environments before their next observation: NumPy tree of [K, ...].
 
         It is the policy's initial memory where `first`.
         """
-        rows = jax.tree.map(lambda leaf: np.array(leaf)[env_id], self._slab)
+        parts = [jax.tree.map(lambda leaf: leaf[:0], self._initial)]
+        for start in range(0, len(env_id), self._batch_size):
+            ids = env_id[start : start + self._batch_size]
+            padded = np.concatenate([ids, np.full(self._batch_size - len(ids), self._padding_row, ids.dtype)])
+            found = jax.device_get(self._rows(self._slab, padded))
+            parts.append(jax.tree.map(lambda leaf, n=ids.size: leaf[:n], found))
+        rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         for leaf, initial in zip(jax.tree.leaves(rows), jax.tree.leaves(self._initial), strict=True):
             leaf[first] = initial[0]
         return rows
@@ -104,7 +111,7 @@ def _act(
     env_id: jax.Array,
     key: jax.Array,
 ) -> tuple[Any, tuple[dict[str, jax.Array], jax.Array, jax.Array]]:
-    memory = jax.tree.map(lambda leaf: leaf[env_id], slab)
+    memory = _rows(slab, env_id)
     output, memory = policy.apply(params, jax.tree.map(lambda x: x[:, None], obs), first[:, None], memory)
     logits = {name: head[:, 0] for name, head in output.logits.items()}
     action = heads.mode(logits) if greedy else heads.sample(key, logits)
@@ -115,6 +122,10 @@ def _act(
 def _value(
     policy: Policy, params: Params, slab: Any, obs: dict[str, jax.Array], first: jax.Array, env_id: jax.Array
 ) -> jax.Array:
-    memory = jax.tree.map(lambda leaf: leaf[env_id], slab)
+    memory = _rows(slab, env_id)
     output, _ = policy.apply(params, jax.tree.map(lambda x: x[:, None], obs), first[:, None], memory)
     return jnp.squeeze(output.value, axis=1)
+
+
+def _rows(slab: Any, env_id: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[env_id], slab)

@@ -44,12 +44,7 @@ def evaluate(
     """
     run_dir = Path(config.run.dir)
     config = _merged(read_config(run_dir), config, given)
-    versions = policy_store.list_versions(run_dir / "versions")
-    if not versions or (version and version not in versions):
-        raise ConfigError(
-            f"--version={version}: {run_dir / 'versions'} holds {versions or 'no versions'}; 0 takes the newest"
-        )
-    version = version or versions[-1]
+    version = published_version(run_dir, version)
     pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs")
     try:
         returns, lengths = _play(
@@ -66,6 +61,20 @@ def evaluate(
     }
     print(json.dumps(result), file=out, flush=True)
     return result
+
+
+def published_version(run_dir: Path, version: int) -> int:
+    """The version itself if the run still has it; 0 is the newest.
+
+    Raises:
+      ConfigError: there is no such version.
+    """
+    versions = policy_store.list_versions(run_dir / "versions")
+    if not versions or (version and version not in versions):
+        raise ConfigError(
+            f"--version={version}: {run_dir / 'versions'} holds {versions or 'no versions'}; 0 takes the newest"
+        )
+    return version or versions[-1]
 
 
 def _play(

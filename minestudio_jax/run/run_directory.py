@@ -52,6 +52,11 @@ class RunDirectory:
     def episodes(self) -> Path:
         return self.path / "episodes.jsonl"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run continues instead of beginning."""
+        return any(entry.name.isdigit() for entry in (self.path / "checkpoints").glob("*"))
+
     def close(self) -> None:
         self._lock.close()
 

@@ -72,6 +72,8 @@ def train(config: Config) -> int:
 
 def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float) -> int:
     """Starts both sides, loops, and stops them whatever happens."""
+    # Before anything is started: the file may be the wrong one.
+    pretrained = None if directory.has_checkpoint else pretrained_params(config)
     with ExitStack() as cleanup:
         experience = make_experience(config, directory, board, stop, needed)
         spec = experience.start(cleanup)
@@ -89,7 +91,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
                 derived_seed(config.run.seed, "learner"),
                 experience.on_published,
                 experience.collector(policy),
-                lambda: pretrained_params(config, policy),
+                pretrained,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error

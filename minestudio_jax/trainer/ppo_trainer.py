@@ -39,7 +39,7 @@ class PPOTrainer:
       run_dir: `checkpoints/` and `versions/` are kept in it.
       seed: of parameters and shuffling, used by a run that has no checkpoint.
       on_published: called with (version, folder) when rollout workers may load a version.
-      pretrained: gives the parameters that a run without a checkpoint begins with; None: they are drawn.
+      pretrained: parameters that a run without a checkpoint begins with; None: they are drawn.
       collector: what it collects its experience with itself; None if fragments come from others.
     Raises:
       ValueError: the checkpoint there does not fit the settings.
@@ -55,7 +55,7 @@ class PPOTrainer:
         seed: int,
         on_published: Callable[[int, Path], None],
         collector: DeviceCollector | None = None,
-        pretrained: Callable[[], Params | None] = lambda: None,
+        pretrained: Params | None = None,
     ) -> None:
         self._config = config
         mesh = sharding.data_mesh()
@@ -71,7 +71,7 @@ class PPOTrainer:
         restored = self._checkpointer.restore(abstract)
         self.resumed = restored is not None
         state: TrainState
-        state, self.counters = restored or (initial(pretrained()), Counters())
+        state, self.counters = restored or (initial(pretrained), Counters())
         self._rollout = state.rollout
         if collector is not None and restored is None:
             self._rollout = collector.begin()
@@ -93,8 +93,8 @@ class PPOTrainer:
         """Compiles the update ahead of the first batch, and the collection if it is the trainer's."""
         if self._collector is not None:
             self._collector.compile(self._abstract.params)
-        warm_up = jax.ShapeDtypeStruct((), np.bool_)
-        self._update = self._update.lower(self._abstract, self._abstract_batch, warm_up).compile()
+        warm_up, kl_coef = (jax.ShapeDtypeStruct((), dtype) for dtype in (np.bool_, np.float32))
+        self._update = self._update.lower(self._abstract, self._abstract_batch, warm_up, kl_coef).compile()
 
     def publish(self) -> None:
         """Makes the present parameters the next policy version."""
@@ -129,8 +129,9 @@ class PPOTrainer:
         """
         version = self.counters.policy_version
         warm_up = np.bool_(self.counters.iteration < self._config.vf_warmup)
+        kl_coef = self._config.kl_reference_coef * self._config.kl_reference_decay**self.counters.iteration
         with watch.phase("update"):
-            self._state, metrics = self._update(self._state, loaded.batch, warm_up)
+            self._state, metrics = self._update(self._state, loaded.batch, warm_up, np.float32(kl_coef))
             # The iteration's one wait for the device.
             numbers, self.last_ended = jax.device_get((metrics, loaded.ended))
             metrics = {name: float(value) for name, value in numbers.items()}
@@ -143,6 +144,8 @@ class PPOTrainer:
             if self.counters.iteration > self._config.vf_warmup:
                 self.publish()
         lag = [version - v for v in loaded.version_first]
+        if self._config.kl_reference_coef > 0:
+            metrics["ppo/kl_reference_coef"] = kl_coef
         return metrics | {
             "lag/policy_versions_min": float(min(lag)),
             "lag/policy_versions_mean": float(np.mean(lag)),

@@ -22,12 +22,14 @@ class TrainState:
       params: of the policy, its value statistics included.
       optimizer: state of the optimiser.
       key: uint32 [2], raw PRNG key for shuffling.
+      reference: parameters that the policy is held near, those the run began with; None if it is not held.
       rollout: DeviceRolloutState in a checkpoint of a run that collects on the device; None everywhere else.
     """
 
     params: Params
     optimizer: Any
     key: jax.Array
+    reference: Params | None = None
     rollout: Any = None
 
 
@@ -82,4 +84,6 @@ def initial_state(policy: Policy, config: TrainerConfig, seed: int, params: Para
         params = policy.init(init_key)
     if config.zero_initial_vf:
         params = policy.zero_value_head(params)
-    return TrainState(params, make_optimizer(config).init(params), jax.random.key_data(key))
+    # A copy: the update takes over the memory of the parameters, and leaves the reference's alone.
+    reference = jax.tree.map(jnp.copy, params) if config.kl_reference_coef > 0 else None
+    return TrainState(params, make_optimizer(config).init(params), jax.random.key_data(key), reference)

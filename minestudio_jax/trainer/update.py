@@ -23,7 +23,7 @@ from minestudio_jax.trainer.batch import FragmentBatch
 from minestudio_jax.trainer.state import TrainState, make_optimizer
 
 Metrics = dict[str, jax.Array]
-Update = Callable[[TrainState, FragmentBatch, jax.Array], tuple[TrainState, Metrics]]
+Update = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Update:
@@ -34,13 +34,16 @@ def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Upda
       config: losses, batch sizes, epochs.
       num_devices: over which the batch's leading axis is split; shuffling never moves a fragment across.
     Returns:
-      `update(state, batch, warm_up) -> (state, metrics)`; warm_up is a bool [], true while only the value head
-      learns. Every metric is a float32 []. A step whose loss or gradient is not finite changes nothing.
+      `update(state, batch, warm_up, kl_coef) -> (state, metrics)`; warm_up is a bool [], true while only the value
+      head learns, kl_coef a float32 [], the present weight of the divergence from the reference. Every metric is a
+      float32 []. A step whose loss or gradient is not finite changes nothing.
     """
     optimizer = make_optimizer(config)
     batch_size = config.batch_size_per_device * num_devices
 
-    def update(state: TrainState, batch: FragmentBatch, warm_up: jax.Array) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, batch: FragmentBatch, warm_up: jax.Array, kl_coef: jax.Array | float = 0.0
+    ) -> tuple[TrainState, Metrics]:
         targets = _prepare_targets(policy, config, state.params, batch, batch_size)
         params = policy.update_value_statistics(state.params, targets["value_target"], batch.mask)
         key = jax.random.wrap_key_data(state.key)
@@ -53,7 +56,7 @@ def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Upda
 
         def optimizer_step(carry: Any, group: Any) -> tuple[Any, Metrics]:
             params, optimizer_state = carry
-            gradient, metrics = _accumulated_gradient(policy, config, params, group, warm_up)
+            gradient, metrics = _accumulated_gradient(policy, config, params, state.reference, group, warm_up, kl_coef)
             norm = optax.tree.norm(gradient)
             finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
             change, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
@@ -69,7 +72,7 @@ def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Upda
         keys = jax.random.split(shuffle_key, config.epochs_per_iteration)
         (params, optimizer_state), metrics = lax.scan(epoch, (params, state.optimizer), keys)
         metrics = _reduced(metrics) | _target_metrics(batch, targets)
-        return TrainState(params, optimizer_state, jax.random.key_data(key)), metrics
+        return TrainState(params, optimizer_state, jax.random.key_data(key), state.reference), metrics
 
     return update
 
@@ -123,19 +126,35 @@ def _evaluate(
 
 
 def _accumulated_gradient(
-    policy: Policy, config: TrainerConfig, params: Params, group: Any, warm_up: jax.Array
-) -> tuple[Params, Metrics]:
-    """Gradient of the mean loss over all genuine steps of a group of batches, context by context."""
+    policy: Policy, config: TrainerConfig, params: Params, reference: Params | None, group: Any, warm_up: jax.Array,
+    kl_coef: jax.Array | float,
+) -> tuple[Params, Metrics]:  # fmt: skip
+    """Gradient of the mean loss over all genuine steps of a group of batches, context by context.
+
+    The reference, if there is one, sees the same history: it begins a fragment with the memory that came with it, which
+    is that of the policy that acted, and carries its own from there on.
+    """
     count = jnp.maximum(group[0].mask.sum(), 1.0)
 
-    def one_context(memory: Any, inputs: Any) -> tuple[Any, tuple[Params, Metrics]]:
+    def one_context(memories: Any, inputs: Any) -> tuple[Any, tuple[Params, Metrics]]:
+        memory, reference_memory = memories
+        reference_logits = None
+        if reference is not None:
+            output, reference_memory = policy.apply(reference, inputs["obs"], inputs["first"], reference_memory)
+            reference_logits = output.logits
+
         def loss(params: Params) -> tuple[jax.Array, tuple[Any, Metrics]]:
             output, new_memory = policy.apply(params, inputs["obs"], inputs["first"], memory)
             total, metrics = _objective(policy, config, params, output, inputs, warm_up, count)
+            if reference_logits is not None:
+                divergence = heads.kl(output.logits, reference_logits)
+                divergence = jnp.sum(jnp.where(inputs["mask"] > 0, divergence, 0.0)) / count
+                total += jnp.where(warm_up, 0.0, kl_coef * divergence)
+                metrics |= {"loss/kl_reference": divergence, "loss/total": total}
             return total, (new_memory, metrics)
 
         gradient, (new_memory, metrics) = jax.grad(loss, has_aux=True)(params)
-        return new_memory, (gradient, metrics)
+        return (new_memory, reference_memory), (gradient, metrics)
 
     def one_batch(sums: Any, item: Any) -> tuple[Any, None]:
         batch, targets = item
@@ -153,14 +172,16 @@ def _accumulated_gradient(
         )
 
         def accumulate(carry: Any, context: Any) -> tuple[Any, None]:
-            memory, sums = carry
-            memory, terms = one_context(memory, context)
-            return (memory, jax.tree.map(jnp.add, sums, terms)), None
+            memories, sums = carry
+            memories, terms = one_context(memories, context)
+            return (memories, jax.tree.map(jnp.add, sums, terms)), None
 
-        (_, sums), _ = lax.scan(accumulate, (batch.policy_state, sums), inputs)
+        memories = (batch.policy_state, None if reference is None else batch.policy_state)
+        (_, sums), _ = lax.scan(accumulate, (memories, sums), inputs)
         return sums, None
 
-    zero_metrics = {name: jnp.zeros((), jnp.float32) for name in _OBJECTIVE_METRICS}
+    names = _OBJECTIVE_METRICS if reference is None else (*_OBJECTIVE_METRICS, "loss/kl_reference")
+    zero_metrics = {name: jnp.zeros((), jnp.float32) for name in names}
     zero = (jax.tree.map(jnp.zeros_like, params), zero_metrics)
     (gradient, metrics), _ = lax.scan(one_batch, zero, group)
     return gradient, metrics

@@ -50,8 +50,8 @@ def updated(policy, config, num_devices=1):
     return jax.jit(make_update(policy, config, num_devices))
 
 
-def update(policy, config, state, batch, warm_up=False):
-    state, metrics = updated(policy, config)(state, batch, np.bool_(warm_up))
+def update(policy, config, state, batch, warm_up=False, kl_coef=0.0):
+    state, metrics = updated(policy, config)(state, batch, np.bool_(warm_up), np.float32(kl_coef))
     return jax.device_get(state), {name: float(x) for name, x in metrics.items()}
 
 
@@ -172,6 +172,45 @@ def test_every_update_shuffles_anew_and_a_resumed_one_repeats_the_stream(policy,
     assert not np.array_equal(after.key, state.key)
     other, _ = update(policy, CONFIG, dataclasses.replace(state, key=after.key), batch)
     assert distance(after.params, other.params) > 1e-6  # other batches
+
+
+HELD = dataclasses.replace(CONFIG, kl_reference_coef=1.0, epochs_per_iteration=1)
+
+
+@pytest.fixture(scope="module")
+def held(policy, state):
+    """A state with the policy itself as its reference."""
+    return dataclasses.replace(state, reference=state.params)
+
+
+def test_a_policy_does_not_diverge_from_itself_memory_included(policy, held, fragments):
+    """D-20: with one optimiser step nothing has moved yet; fragments and contexts begin with memory of what was before."""
+    one_step = dataclasses.replace(HELD, batches_per_iteration=1, batch_size_per_device=8)
+    batch = stack_fragments(fragments, 1)
+    memory = np.random.default_rng(0).normal(size=batch.policy_state.shape).astype(np.float32)
+    batch = dataclasses.replace(batch, policy_state=memory)
+    _, metrics = update(policy, one_step, held, batch, kl_coef=1.0)
+    assert abs(metrics["loss/kl_reference"]) < 1e-6
+
+
+def test_a_policy_is_held_near_its_reference(policy, held, fragments):
+    """The stronger it is held, the less it diverges; the reference itself stays."""
+    batch = stack_fragments(fragments, 1)
+    divergence = []
+    for coefficient in (0.0, 1.0, 30.0):
+        state = held
+        for _ in range(4):
+            state, metrics = update(policy, HELD, state, batch, kl_coef=coefficient)
+        assert_same(state.reference, held.params, rtol=0)
+        divergence.append(metrics["loss/kl_reference"])
+    assert divergence[0] > 1.2 * divergence[1] > 1.2 * 1.2 * divergence[2] > 0
+
+
+def test_a_state_without_reference_has_no_divergence_to_tell(policy, state, fragments):
+    _, metrics = update(policy, CONFIG, state, stack_fragments(fragments, 1))
+    assert "loss/kl_reference" not in metrics
+    own = jax.jit(functools.partial(initial_state, policy, HELD, 0))()
+    assert_same(own.reference, own.params, rtol=0)
 
 
 _ON_DEVICES = """
