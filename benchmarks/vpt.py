@@ -7,7 +7,8 @@ Learning: one whole PPO update of so many fragments x steps (--update=; empty le
 
 FLOPs are counted from the layers, two for each multiplication and addition; norms, ReLU, pooling and softmax are not
 counted. The ceiling is a 4096 x 4096 (on CPUs 2048 x 2048) matrix product of the same type, the best of several in the
-same run. Each figure is the median of several timings.
+same run. With --pytorch=INTERPRETER the same network acts in eager PyTorch, in turns with ours. Each figure is the
+median of several timings.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -100,12 +103,20 @@ def measure_update(policy: VPTPolicy, fragments: int, steps: int, seconds: float
     return median_s(once, seconds), 4.0
 
 
+def measure_pytorch(interpreter: str, width: int, batch: int, seconds: float, layout: str) -> float:
+    """As `measure_acting`, of the network in eager PyTorch."""
+    program = Path(__file__).with_name("vpt_pytorch.py")
+    command = [interpreter, str(program), str(width), str(batch), str(seconds), layout]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1,2,3", help="widths: 1x, 2x, 3x")
     parser.add_argument("--batches", default="1,4,16,64", help="environments that act at a time")
     parser.add_argument("--update", default="4x16", help="fragments x steps of the update; empty: none")
     parser.add_argument("--compute_dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--pytorch", default="", help="an interpreter with PyTorch, to act with the same network there")
     parser.add_argument("--remat", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measuring for each figure")
     arguments = parser.parse_args()
@@ -124,6 +135,9 @@ def main() -> None:
         for batch in map(int, filter(None, arguments.batches.split(","))):
             took = measure_acting(policy, params, batch, arguments.seconds)
             _tell(f"act, {batch} environments", took, batch, batch * flops, top)
+            for layout in ("default layout", "channels_last") if arguments.pytorch else ():
+                theirs = measure_pytorch(arguments.pytorch, width, batch, arguments.seconds, layout)
+                _tell(f"  PyTorch, {layout}", theirs, batch, batch * flops, top)
         if arguments.update:
             del params
             fragments, steps = map(int, arguments.update.split("x"))
