@@ -1,16 +1,18 @@
-"""The same network in eager PyTorch, to compare with: run by benchmarks/vpt.py --pytorch=INTERPRETER, which has PyTorch.
+"""The same network in eager PyTorch, to compare with: benchmarks/vpt.py runs it with --pytorch=INTERPRETER.
 
     INTERPRETER benchmarks/vpt_pytorch.py WIDTH BATCH SECONDS [channels_last]
 
-Prints the median seconds of one acting step: frames to sampled actions, memory carried. Weights are random; with
---check=FOLDER instead, those of tests/golden are used and the largest error of the camera logits is printed.
+Prints the median seconds of one acting step: frames to sampled actions, memory carried. Weights are random. With
+--check=tests/golden instead, it prints the largest error of the camera logits against the golden numbers there.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,9 +115,6 @@ def check(folder: str) -> None:
 
 
 def main(width: int, batch: int, seconds: float, channels_last: bool) -> None:
-    import json
-    from pathlib import Path
-
     names = Path(__file__).parents[1] / f"tests/golden/state_dict_{width}x.json"
     torch.manual_seed(0)
     tensors = {name: 0.02 * torch.randn(shape) for name, (shape, _) in json.loads(names.read_text()).items()}
