@@ -57,6 +57,7 @@ class Task:
       name: of the task.
       text: what is asked, in a sentence.
       reward: terms, added up.
+      time_limit: ticks of 1/20 s after which an episode is truncated; presets and settings may shorten it.
       success: None if the task is never finished.
       inventory: item -> count that the player begins with, the first item in his hand.
       mobs: kind -> how many there are at first.
@@ -68,6 +69,7 @@ class Task:
     name: str
     text: str
     reward: tuple[RewardTerm, ...]
+    time_limit: int = 1200
     success: Success | None = None
     inventory: Mapping[str, int] = field(default_factory=dict)
     mobs: Mapping[str, int] = field(default_factory=dict)
@@ -96,6 +98,9 @@ def task_from_dict(values: Mapping[str, Any], where: str) -> Task:
     for key in ("inventory", "mobs", "world"):
         if not isinstance(known.get(key, {}), Mapping):
             raise ValueError(f"{where}: {key} must be a mapping")
+    limit = known.get("time_limit", 1)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"{where}: time_limit={limit!r} must be a number of ticks, at least 1")
     if known.get("actions", ACTION_SETS[0]) not in ACTION_SETS:
         raise ValueError(f"{where}: actions={known['actions']!r} is not one of {', '.join(ACTION_SETS)}")
     return Task(**known)

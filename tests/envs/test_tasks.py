@@ -57,6 +57,8 @@ def test_a_task_of_ones_own_is_a_file(tmp_path):
         ({"inventory": {"dort": 1}}, "no item 'dort'"),
         ({"mobs": {"cows": 1}}, "did you mean 'cow'"),
         ({"world": {"hils": 1}}, "did you mean 'hills'"),
+        ({"time_limit": 0}, "time_limit=0 must be a number of ticks"),
+        ({"time_limit": "long"}, "time_limit='long' must be"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, change, says):

@@ -39,7 +39,7 @@ class WorldSettings:
       day_cycle: time goes on; else it stays as it is.
       start_time: ticks since dawn, 0..23999; 6000 is noon, 18000 midnight.
       hud: hotbar, hearts and hunger in the picture.
-      time_limit: steps (not ticks) after which an episode is truncated.
+      time_limit: steps (not ticks) after which an episode is truncated; 0: the task's own limit.
       ray_strides: after so many strides through air a ray has hit nothing. With 24, of the pixels whose block is not
         all in the fog 0.3 % miss it, and none within 15 blocks.
     """
@@ -65,7 +65,7 @@ class WorldSettings:
     day_cycle: bool = True
     start_time: int = 1000
     hud: bool = True
-    time_limit: int = 1200
+    time_limit: int = 0
     ray_strides: int = 24
 
 

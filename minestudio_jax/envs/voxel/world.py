@@ -237,11 +237,14 @@ def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = 
     inv.start_inventory(task.inventory)
     for kind in task.mobs:
         _check(f"task {task.name}: mobs", kind, creatures.NAMES[1:])
-    return World(task, WorldSettings(**settings), action_set)
+    made = WorldSettings(**settings)
+    if made.time_limit == 0:
+        made = dataclasses.replace(made, time_limit=-(-task.time_limit // made.frame_skip))
+    return World(task, made, action_set)
 
 
 _LEAST = {
-    "size": 24, "height": 20, "tree_spacing": 4, "frame_skip": 1, "time_limit": 1, "ground": 4, "hills": -1,
+    "size": 24, "height": 20, "tree_spacing": 4, "frame_skip": 1, "ground": 4, "hills": -1,
     "tree_chance": -1.0, "spawn_pitch": -90.0,
 }  # fmt: skip
 

@@ -120,6 +120,18 @@ def test_dirt_goes_to_the_inventory_whatever_it_was_dug_from():
     assert int(pickup[b.DIRT]) == int(mined[b.GRASS] + mined[b.DIRT]) == sum(rewards) >= 2
 
 
+def test_an_episode_lasts_as_long_as_the_task_says_unless_preset_or_settings_say_otherwise():
+    """The task counts ticks, the world steps."""
+    for limit, arguments in (
+        (6000, {"preset": "vanilla"}),
+        (1500, {"preset": "vanilla", "frame_skip": 4}),
+        (100, {"preset": "toy"}),
+        (1500, {"preset": "toy", "time_limit": 0}),
+        (7, {"preset": "toy", "time_limit": 7}),
+    ):
+        assert voxel.make("mine_iron", **arguments).settings.time_limit == limit
+
+
 def test_the_time_limit_truncates_and_nothing_terminates():
     world = voxel.make("chop_tree", time_limit=3, **SMALL)
     setup = world, jax.jit(world.reset), jax.jit(world.step)
