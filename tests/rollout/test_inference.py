@@ -1,0 +1,76 @@
+"""The acting copy: padding, the slab of memories, and what a fragment is given of it; with VPT's memory."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from minestudio_jax.policies.pretrained import spec_of
+from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.rollout.inference import Inference
+
+SHAPE = VPTShape(16, 2, 2, 4, 2, (4, 4), (8, 8))
+ENVS = 3
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return VPTPolicy(spec_of(SHAPE), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def params(policy):
+    return jax.jit(policy.init)(jax.random.key(0))
+
+
+def frames(seed: int) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(seed).integers(0, 255, (ENVS, 8, 8, 3)).astype(np.uint8)}
+
+
+def play(policy, params, groups) -> tuple[np.ndarray, Inference]:
+    """Values [step, environment] of six steps in which the environments act in these groups; a reset in the middle."""
+    inference = Inference(policy, ENVS, ENVS, seed=0, greedy=True)
+    values = np.zeros((6, ENVS))
+    for step in range(6):
+        obs, first = frames(step), np.array([step == 0, step in (0, 3), step == 0])
+        for group in groups:
+            ids = np.array(group, np.int32)
+            _, _, values[step, ids] = inference.act(params, {"image": obs["image"][ids]}, first[ids], ids)
+    return values, inference
+
+
+def test_padding_and_company_change_nothing(policy, params):
+    """All at once, one by one, and in another order with two of three rows padded: the same values and memories."""
+    together, one = play(policy, params, [[0, 1, 2]])
+    for groups in ([[0], [1], [2]], [[2, 0], [1]]):
+        apart, other = play(policy, params, groups)
+        np.testing.assert_allclose(apart, together, atol=1e-5)
+        ids, no = np.arange(ENVS, dtype=np.int32), np.zeros(ENVS, bool)
+        for a, b in zip(jax.tree.leaves(one.memory(ids, no)), jax.tree.leaves(other.memory(ids, no)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_fragment_gets_the_memory_of_its_environment_and_an_empty_one_at_the_beginning_of_an_episode(policy, params):
+    _, inference = play(policy, params, [[0, 1, 2]])
+    memory = inference.memory(np.array([2, 0], np.int32), np.array([False, True]))
+    alone = inference.memory(np.array([2], np.int32), np.array([False]))
+    for both, single, empty in zip(
+        jax.tree.leaves(memory), jax.tree.leaves(alone), jax.tree.leaves(policy.initial_state(1)), strict=True
+    ):
+        assert both.shape[0] == 2
+        np.testing.assert_array_equal(both[0], single[0])
+        np.testing.assert_array_equal(both[1], empty[0])
+    assert jax.tree.leaves(alone)[0].any()
+    nobody = inference.memory(np.zeros(0, np.int32), np.zeros(0, bool))
+    assert all(leaf.shape[0] == 0 for leaf in jax.tree.leaves(nobody))
+
+
+def test_looking_at_a_value_moves_no_memory(policy, params):
+    _, inference = play(policy, params, [[0, 1, 2]])
+    ids, no = np.arange(ENVS, dtype=np.int32), np.zeros(ENVS, bool)
+    before = inference.memory(ids, no)
+    value = inference.value(params, frames(9), ids)
+    assert value.shape == (ENVS,)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(inference.memory(ids, no)), strict=True):
+        np.testing.assert_array_equal(a, b)
