@@ -80,6 +80,7 @@ def ceiling(dtype: str) -> float:
 def measure_acting(policy: VPTPolicy, params: Any, batch: int, seconds: float) -> float:
     """Seconds of one step of `batch` environments."""
     inference = Inference(policy, batch, batch, seed=0)
+    params = inference.prepared(params)
     rng = np.random.default_rng(0)
     obs = {"image": rng.integers(0, 255, (batch, *policy.shape.image_size, 3)).astype(np.uint8)}
     first, ids = np.zeros(batch, bool), np.arange(batch, dtype=np.int32)

@@ -16,6 +16,7 @@ from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.convolution import convolve_3x3
 from minestudio_jax.policies.network_policy import NetworkPolicy
 from minestudio_jax.policies.policy import PolicyState
+from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
 
@@ -51,7 +52,7 @@ class ImpalaStack(nnx.Module):
         self.block_1 = ResidualBlock(channels, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.max_pool(self.convolution(x), (3, 3), (2, 2), "SAME")
+        x = max_pool_3x3(self.convolution(x))
         return self.block_1(self.block_0(x))
 
 

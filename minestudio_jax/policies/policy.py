@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +58,13 @@ class Policy(abc.ABC):
           The outputs and the memory after step T-1. Any split of a sequence into consecutive calls gives
           the same outputs.
         """
+
+    def for_cpu(self) -> tuple[Policy, Callable[[Params], Params]]:
+        """The policy in the form in which CPUs act fastest, and what turns this one's parameters into that one's.
+
+        It need not be differentiable, and its memory is interchangeable with this one's.
+        """
+        return self, lambda params: params
 
     def only_value_head(self, update: Params) -> Params:
         """A change of the parameters with everything outside the value head set to 0, for value warm-up."""

@@ -9,6 +9,7 @@ A network is described by `VPTShape`; `pretrained.py` reads it from OpenAI's `.m
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,13 +20,17 @@ from jax import lax
 
 from minestudio_jax.envs import actions
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies import winograd
 from minestudio_jax.policies.convolution import convolve_3x3
 from minestudio_jax.policies.network_policy import NetworkPolicy
+from minestudio_jax.policies.policy import Params, Policy
+from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
 EPSILON = 1e-5  # of every normalisation
 BIAS_TERMS = 10  # content terms of the relative bias, per head
 _EMBEDDING = 256  # width between the convolutions and the transformer
+_IMAGES_FOR_CACHES = 4  # that a CPU's encoder takes at a time
 _HIDDEN = -1e9  # added to the logits of frames that must not be seen
 
 
@@ -129,7 +134,7 @@ def _torch_default(fan_in: int) -> nnx.Initializer:
 class Convolution(nnx.Module):
     """Fan-in layer: group normalisation over the whole image, 3x3 convolution, ReLU; [N, H, W, I] -> [N, H, W, O].
 
-    Without normalisation the convolution has a bias.
+    Without normalisation the convolution has a bias. The kernel is [3, 3, I, O], or its `winograd.transform`.
     """
 
     def __init__(
@@ -144,7 +149,9 @@ class Convolution(nnx.Module):
         if self.norm is not None:
             x = self.norm(x)
         dtype = self.arithmetic.dtype
-        y = convolve_3x3(x.astype(dtype), self.kernel[...].astype(dtype), self.arithmetic.precision)
+        kernel = self.kernel[...].astype(dtype)
+        convolve = winograd.convolve if kernel.ndim == 3 else convolve_3x3
+        y = convolve(x.astype(dtype), kernel, self.arithmetic.precision)
         return nnx.relu(y if self.bias is None else y + self.bias[...].astype(dtype))
 
 
@@ -171,7 +178,7 @@ class Stack(nnx.Module):
         self.arithmetic = arithmetic
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.max_pool(self.firstconv(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool_3x3(self.firstconv(x))
         x = self.post_pool_norm(x).astype(self.arithmetic.dtype)
         return self.block_1(self.block_0(x))
 
@@ -193,11 +200,11 @@ class Dense(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Images uint8 [N, H, W, 3] -> [N, D]."""
+    """Images uint8 [N, H, W, 3] -> [N, D]; at most `images_at_a_time` of them if that is not 0."""
 
-    def __init__(self, shape: VPTShape, arithmetic: Arithmetic, rngs: nnx.Rngs) -> None:
+    def __init__(self, shape: VPTShape, arithmetic: Arithmetic, images_at_a_time: int, rngs: nnx.Rngs) -> None:
         inputs = (3, *shape.channels)
-        self.arithmetic = arithmetic
+        self.arithmetic, self.images_at_a_time = arithmetic, images_at_a_time
         self.num_stacks = len(shape.channels)
         for i, outputs in enumerate(shape.channels):
             setattr(self, f"stack_{i}", Stack(inputs[i], outputs, arithmetic, rngs, is_first=i == 0))
@@ -205,6 +212,14 @@ class Encoder(nnx.Module):
         self.linear = Dense(_EMBEDDING, shape.hidsize, 1.0, arithmetic, rngs)
 
     def __call__(self, image: jax.Array) -> jax.Array:
+        number = image.shape[0]
+        most = min(self.images_at_a_time, number) or number
+        group = next(size for size in range(most, 0, -1) if number % size == 0)
+        if group == number:
+            return self._encode(image)
+        return lax.map(self._encode, image.reshape(-1, group, *image.shape[1:])).reshape(number, -1)
+
+    def _encode(self, image: jax.Array) -> jax.Array:
         x = image.astype(self.arithmetic.exact) / 255
         for i in range(self.num_stacks):
             x = getattr(self, f"stack_{i}")(x)
@@ -307,9 +322,9 @@ class VPTNetwork(nnx.Module):
     """Images -> logits and normalised value."""
 
     def __init__(self, shape: VPTShape, action_spec: dict[str, int], arithmetic: Arithmetic, remat: bool,
-                 rngs: nnx.Rngs) -> None:  # fmt: skip
+                 images_at_a_time: int, rngs: nnx.Rngs) -> None:  # fmt: skip
         self.shape, self.remat, self.arithmetic = shape, remat, arithmetic
-        self.encoder = Encoder(shape, arithmetic, rngs)
+        self.encoder = Encoder(shape, arithmetic, images_at_a_time, rngs)
         for i in range(shape.layers):
             setattr(self, f"block_{i}", RecurrentBlock(shape, arithmetic, rngs))
         self.last = Dense(shape.hidsize, shape.hidsize, 1.0, arithmetic, rngs)
@@ -379,6 +394,16 @@ def _linear(
     )  # fmt: skip
 
 
+def _with_transformed_kernels(params: Params) -> Params:
+    """Kernels [3, 3, I, O] as [36, I, O], but for the first: three input channels gain nothing."""
+
+    def transformed(leaf: jax.Array) -> jax.Array:
+        return winograd.transform(leaf) if leaf.ndim == 4 and leaf.shape[2] > 3 else leaf
+
+    network = params["network"]
+    return {**params, "network": {**network, "encoder": jax.tree.map(transformed, network["encoder"])}}
+
+
 class VPTPolicy(NetworkPolicy):
     """VPT with a normalised value head; its memory is a tuple of one `BlockMemory` for each block.
 
@@ -389,6 +414,7 @@ class VPTPolicy(NetworkPolicy):
       remat: the backward pass computes the encoder's and the blocks' activations again instead of keeping them.
       normalizer: of the value.
       use_normalized_vf: whether its statistics follow the value targets.
+      images_at_a_time: how many the encoder takes at most; 0 for all.
     Raises:
       ValueError: the environment's images or actions are not what the network was made for.
     """
@@ -401,6 +427,7 @@ class VPTPolicy(NetworkPolicy):
         remat: bool = False,
         normalizer: ValueNormalizer | None = None,
         use_normalized_vf: bool = True,
+        images_at_a_time: int = 0,
     ) -> None:
         image, wanted = spec.observation.get("image"), (*shape.image_size, 3)
         if image is None or image.dtype != "uint8" or tuple(image.shape) != wanted:
@@ -414,12 +441,22 @@ class VPTPolicy(NetworkPolicy):
                 "set env.action_set=vpt, and take a task without crafting"
             )
         self.shape = shape
-        arithmetic = Arithmetic(jnp.dtype(compute_dtype))
+        self._spec, self._arithmetic = spec, Arithmetic(jnp.dtype(compute_dtype))
 
         def build(rngs: nnx.Rngs) -> VPTNetwork:
-            return VPTNetwork(shape, dict(spec.action), arithmetic, remat, rngs)
+            return VPTNetwork(shape, dict(spec.action), self._arithmetic, remat, images_at_a_time, rngs)
 
         super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
+
+    def for_cpu(self) -> tuple[Policy, Callable[[Params], Params]]:
+        """With the convolutions' kernels transformed once, few images at a time for the caches' sake, and never in
+        bfloat16: a CPU takes up to four times as long with it.
+        """
+        dtype = jnp.dtype(self._arithmetic.exact).name
+        policy = VPTPolicy(
+            self._spec, self.shape, dtype, normalizer=self._normalizer, images_at_a_time=_IMAGES_FOR_CACHES
+        )
+        return policy, _with_transformed_kernels
 
     def initial_state(self, batch: int) -> tuple[BlockMemory, ...]:
         shape = self.shape

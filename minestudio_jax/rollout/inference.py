@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ class Inference:
     """Acts for E environments, up to B at a time.
 
     Args:
-      policy: its functions.
+      policy: its functions; on a CPU, its own form for CPUs is what acts.
       num_envs: E.
       batch_size: B; fewer observations are padded to it, so that one program is compiled.
       seed: of the sampling.
@@ -25,7 +26,10 @@ class Inference:
     """
 
     def __init__(self, policy: Policy, num_envs: int, batch_size: int, seed: int, greedy: bool = False) -> None:
-        self._policy = policy
+        prepare: Callable[[Params], Params] = jax.device_put
+        if jax.default_backend() == "cpu":
+            policy, prepare = policy.for_cpu()
+        self._prepare = jax.jit(prepare)
         self._batch_size = batch_size
         self._padding_row = num_envs
         self._initial = jax.device_get(policy.initial_state(1))
@@ -35,6 +39,10 @@ class Inference:
         self._act = jax.jit(partial(_act, policy, greedy), donate_argnums=1)
         self._value = jax.jit(partial(_value, policy))
         self._rows = jax.jit(_rows)
+
+    def prepared(self, params: Params) -> Params:
+        """Parameters of the policy in the form in which `act` and `value` take them. Safe from any thread."""
+        return self._prepare(params)
 
     def memory(self, env_id: np.ndarray, first: np.ndarray) -> Any:
         """Memory of the given environments before their next observation: NumPy tree of [K, ...].
@@ -58,7 +66,7 @@ class Inference:
         """Chooses actions and moves the environments' memory on.
 
         Args:
-          params: of the policy.
+          params: from `prepared`.
           obs: name -> [K, ...].
           first: bool [K].
           env_id: int32 [K], no index twice.

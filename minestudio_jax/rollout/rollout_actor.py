@@ -87,7 +87,7 @@ class RolloutActor:
             except Exception as error:  # nobody waits for this call's answer
                 self._fail(error)
                 return
-            self._worker.set_policy(version, jax.device_put(params))
+            self._worker.set_policy(version, params)
             self._loaded_version = version
 
     def report(self) -> WorkerReport:

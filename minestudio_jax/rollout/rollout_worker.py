@@ -87,7 +87,7 @@ class RolloutWorker:
 
     def set_policy(self, version: int, params: Params) -> None:
         """Gives the worker a policy, from any thread; it acts with it from the next batch on."""
-        self._policy = (version, params)
+        self._policy = (version, self._inference.prepared(params))
         self._policy_arrived.set()
 
     def run(self, stop: threading.Event) -> None:

@@ -81,9 +81,10 @@ def _play(
     config: Config, pool: EnvPool, version_path: Path, episodes: int, greedy: bool, out: TextIO
 ) -> tuple[list[float], list[int]]:
     policy = make_policy(config, pool.spec)
-    params = policy_store.load_version(version_path, jax.eval_shape(policy.init, jax.random.key(0)))
     seed = derived_seed(config.run.seed, "evaluation")
     inference = Inference(policy, pool.num_envs, config.rollout.batch_size, seed, greedy)
+    abstract = jax.eval_shape(policy.init, jax.random.key(0))
+    params = inference.prepared(policy_store.load_version(version_path, abstract))
     begun = 0
     number = [-1] * pool.num_envs  # of the episode under way in each environment; -1: not counted
     total, length = np.zeros(pool.num_envs), np.zeros(pool.num_envs, int)

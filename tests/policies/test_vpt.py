@@ -26,11 +26,15 @@ def tiny(golden):
     return load_vpt(golden / "vpt_tiny.model", golden / "vpt_tiny.weights")
 
 
-def check_against_reference(golden, name, dtype):
+def check_against_reference(golden, name, dtype, for_cpu=False):
     """All outputs and all memory of a network over its chunks, resets inside and memory carried from one to the next."""
     policy, params = load_vpt(golden / f"{name}.model", golden / f"{name}.weights")
     policy = VPTPolicy(spec_of(policy.shape), policy.shape, dtype)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    if for_cpu:
+        policy, prepare = policy.for_cpu()
+        params = prepare(params)
+        assert params["network"]["encoder"]["stack_2"]["block_0"]["conv0"]["kernel"].ndim == 3
     data, layers = np.load(golden / f"{name}_io.npz"), policy.shape.layers
 
     @jax.jit
@@ -76,6 +80,27 @@ def test_golden_io_in_float32(golden, name):
 def test_golden_io_in_float64(golden, name):
     with jax.enable_x64(True):
         check_against_reference(golden, name, "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_golden_io_in_the_form_for_cpus(golden, dtype):
+    """With Winograd's convolutions, and images taken a few at a time: within the same tolerances."""
+    with jax.enable_x64(dtype == "float64"):
+        check_against_reference(golden, "vpt_slim128", dtype, for_cpu=True)
+
+
+def test_the_form_for_cpus_never_computes_in_bfloat16(small):
+    """And its memory is the same: one may go on where the other stopped."""
+    *_, image, first = small
+    shape = dataclasses.replace(SHAPE, channels=(16, 16))
+    exact, coarse = (VPTPolicy(spec_of(shape), shape, dtype) for dtype in ("float32", "bfloat16"))
+    acting, prepare = coarse.for_cpu()
+    params = exact.init(jax.random.key(0))
+    assert prepare(params)["network"]["encoder"]["stack_1"]["firstconv"]["kernel"].shape == (36, 16, 16)
+    wanted = exact.apply(params, {"image": image}, first, exact.initial_state(len(first)))
+    found = acting.apply(prepare(params), {"image": image}, first, coarse.initial_state(len(first)))
+    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_golden_activations(golden, tiny):
