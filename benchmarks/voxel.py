@@ -29,6 +29,7 @@ from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.device_collector import DeviceCollector
+from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 
@@ -79,12 +80,12 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
     mesh = sharding.data_mesh()
     collector = DeviceCollector(policy, world, mesh, num_worlds, 1, length, (size, size), seed=0)
     state = jax.jit(lambda: initial_state(policy, config, 0), out_shardings=sharding.replicated(mesh))()
-    update = jax.jit(make_update(policy, config, mesh.size))
+    update, now = jax.jit(make_update(policy, config, mesh.size)), coefficients(config, 0, 0)
     rollout = collector.begin()
     begin = time.perf_counter()
     collector.compile(state.params)
     rollout, batch, _ = collector.collect(state.params, rollout)
-    update = update.lower(state, batch, False).compile()
+    update = update.lower(state, batch, now).compile()
     compile_s = time.perf_counter() - begin
     frames = num_worlds * length
 
@@ -108,7 +109,7 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
                 rollout, batch, _ = collector.collect(state.params, rollout)
                 jax.block_until_ready(batch)
             elif name == "update":
-                state, _ = jax.block_until_ready(update(state, batch, False))
+                state, *_ = jax.block_until_ready(update(state, batch, now))
             else:
                 jax.block_until_ready((step_only if name == "step" else step_and_render)(worlds))
             if turn:  # the first one warms up

@@ -33,6 +33,7 @@ from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import BIAS_TERMS, VPTPolicy, VPTShape
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.trainer.batch import abstract_batch
+from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 
@@ -95,10 +96,10 @@ def measure_update(policy: VPTPolicy, fragments: int, steps: int, seconds: float
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_batch(policy, spec_of(policy.shape), fragments, steps)
     )
     update = jax.jit(make_update(policy, config, 1), donate_argnums=0)
-    held = [state]
+    held, now = [state], coefficients(config, 0, 0)
 
     def once() -> None:
-        held[0], _ = jax.block_until_ready(update(held[0], batch, False))
+        held[0], *_ = jax.block_until_ready(update(held[0], batch, now))
 
     # The advantages take a forward pass, the loss one and about two backward.
     return median_s(once, seconds), 4.0

@@ -177,6 +177,9 @@ class ReplayConfig:
 class TrainerConfig:
     num_iterations: int = _setting(4000, "Iterations of the whole run.", lower=1)
     learning_rate: float = _setting(3e-4, "Peak learning rate of AdamW.", lower=0)
+    learning_rate_warmup: int = _setting(
+        0, "Iterations over which the learning rate rises linearly to learning_rate.", lower=0
+    )
     anneal_lr_linearly: bool = _setting(False, "Learning rate falls linearly to 0 at num_iterations.")
     weight_decay: float = _setting(0.0, "Decoupled weight decay; not on biases and norms.", lower=0)
     adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=0)
@@ -191,24 +194,57 @@ class TrainerConfig:
     context_length: int = _setting(64, "Steps that gradients flow back through memory.", lower=1)
     discount: float = _setting(0.999, "gamma, per environment step.", lower=0, upper=1)
     gae_lambda: float = _setting(0.95, "lambda of generalised advantage estimation.", lower=0, upper=1)
+    advantage_refresh: str = _setting(
+        "iteration",
+        "Advantages and value targets are computed once, before an iteration's first epoch, or anew for every epoch.",
+        choices=("iteration", "epoch"),
+    )
+    off_policy: str = _setting(
+        "behaviour",
+        "What ratios are taken against. behaviour: the policy that acted, by the log-probabilities it stored. "
+        "recompute: the parameters at the start of the iteration, as MineStudio does, whatever the lag. vtrace: those "
+        "too, with advantages and targets corrected from the policy that acted by V-trace.",
+        choices=("behaviour", "recompute", "vtrace"),
+    )
+    vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0)
     normalize_advantage_full_batch: bool = _setting(
         True, "Advantages of the whole iteration (all devices) are scaled to mean 0, deviation 1."
     )
     ppo_clip: float = _setting(0.2, "epsilon of the clipped surrogate, and of value clipping.", lower=0)
+    dual_clip: float = _setting(
+        3.0,
+        "Where the advantage A is negative the policy loss is at most this many |A|, however probable the action has "
+        "become (dual-clip PPO); 0: no such bound.",
+        lower=0,
+    )
     log_ratio_range: float = _setting(
         50.0, "Log-ratios are clamped to +- this many nats before the exponential.", lower=0, upper=80
     )
     ppo_policy_coef: float = _setting(1.0, "Weight of the policy loss.", lower=0)
     ppo_vf_coef: float = _setting(0.5, "Weight of the value loss.", lower=0)
     entropy_bonus_coef: float = _setting(0.0, "Weight of the entropy bonus.", lower=0)
+    entropy_bonus_decay: float = _setting(1.0, "Factor on entropy_bonus_coef after every iteration.", lower=0, upper=1)
     kl_reference_coef: float = _setting(
         0.0,
-        "Weight of KL(policy || reference), nats a step; the reference is the policy the run began with. VPT's rho.",
+        "Weight of the divergence from the reference policy, nats a step; it is the one the run began with, unless "
+        "reference_update says otherwise. VPT's rho.",
         lower=0,
+    )
+    kl_reference_direction: str = _setting(
+        "reverse",
+        "reverse: KL(policy || reference), MineStudio's; forward: KL(reference || policy).",
+        choices=("reverse", "forward"),
     )
     kl_reference_decay: float = _setting(
         1.0, "Factor on kl_reference_coef after every iteration; VPT's is 0.9995.", lower=0, upper=1
     )
+    reference_update: str = _setting(
+        "never",
+        "When the present policy becomes the reference: never, every reference_interval iterations, or whenever the "
+        "mean return of the last 20 episodes is the best so far.",
+        choices=("never", "interval", "best_return"),
+    )
+    reference_interval: int = _setting(0, "Iterations between new references.", lower=0)
     clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
     use_normalized_vf: bool = _setting(True, "The value head predicts returns normalised by running statistics.")
     value_statistics: str = _setting(
@@ -224,6 +260,15 @@ class TrainerConfig:
     save_interval: int = _setting(20, "Iterations between checkpoints; one more is written at the end.", lower=1)
     keep_interval: int = _setting(200, "Checkpoints of iterations divisible by this are kept for ever.", lower=1)
     keep_last: int = _setting(3, "Newest checkpoints kept besides.", lower=1)
+    keep_best: int = _setting(
+        1, "Checkpoints kept besides, those with the best mean return of the last 20 episodes.", lower=0
+    )
+    max_bad_updates: int = _setting(
+        20,
+        "Optimiser steps in a row whose loss or gradient is not finite, after which the last checkpoint is taken up "
+        "again; the second time the run stops.",
+        lower=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -328,6 +373,22 @@ def validate(config: Config) -> None:
         faults.append(
             f"rollout.batch_size={rollout.batch_size} is more than rollout.num_envs={rollout.num_envs}: "
             "a worker never has that many observations; lower it"
+        )
+    updates, interval = trainer.reference_update, trainer.reference_interval
+    if (updates == "interval") != bool(interval):
+        faults.append(
+            f"trainer.reference_update={updates!r} does not go with trainer.reference_interval={interval}: an interval "
+            "of 1 iteration or more belongs to 'interval', and to nothing else"
+        )
+    if updates != "never" and not trainer.kl_reference_coef:
+        faults.append(
+            f"trainer.reference_update={updates!r} has no effect without a reference: set trainer.kl_reference_coef, "
+            "or 'never'"
+        )
+    if 0 < trainer.dual_clip <= 1 + trainer.ppo_clip:
+        faults.append(
+            f"trainer.dual_clip={trainer.dual_clip} is not above 1 + trainer.ppo_clip={1 + trainer.ppo_clip:g}: the "
+            "bound would lie where the ratio is not yet clipped; raise it, or 0 takes it away"
         )
     if trainer.batches_per_iteration % trainer.gradient_accumulation:
         faults.append(

@@ -48,6 +48,10 @@ class EpisodeStatistics:
         """Mean return of the last episodes; NaN before the first."""
         return float(np.mean(self._window)) if self._window else float("nan")
 
+    def full_window_mean(self) -> float:
+        """The same, but NaN before there were as many episodes as the window takes."""
+        return self.window_mean() if len(self._window) == self._window.maxlen else float("nan")
+
     def drain(self) -> dict[str, float]:
         """Metrics of the episodes since the last call; means are NaN if there were none."""
         episodes, self._since = self._since, []

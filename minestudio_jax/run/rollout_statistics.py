@@ -61,6 +61,11 @@ class RolloutStatistics:
             self._seconds, self._env_failures = {}, 0
         return metrics
 
+    def return_mean(self) -> float:
+        """Mean return of the last 20 episodes; NaN before there were so many in this process."""
+        with self._lock:
+            return self._episodes.full_window_mean()
+
     def close(self) -> None:
         """Closes the file."""
         with self._lock:

@@ -23,6 +23,7 @@ from minestudio_jax.run.experience import Experience, check_experience, make_exp
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.bad_updates import LearningFailure
 from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.utils.live_board import Board, make_board
@@ -63,7 +64,7 @@ def train(config: Config) -> int:
             board.stage(f"setting changed since the last start: {change}")
         try:
             return _run(config, directory, board, stop, needed, started)
-        except (RolloutFailure, EnvironmentFailure) as error:
+        except (RolloutFailure, EnvironmentFailure, LearningFailure) as error:
             log.error("%s", error)
             board.stage(f"failed: {error}")
             board.stage(f"the same command continues from the last checkpoint; logs are in {directory.logs}")
@@ -147,6 +148,7 @@ def _loop(
         trainer.set_progress(
             before.env_steps + experience.steps,
             before.wall_time_s + time.monotonic() - started,
+            statistics.return_mean(),
         )
         trainer.checkpoint(watch)
         now = trainer.counters

@@ -65,22 +65,91 @@ def joined_generalized_advantage_estimation(
       continues: [N] bool, row n+1 begins with the step after row n's last. The last entry is ignored.
       (others): as there.
     """
+    _check_shapes(reward, value, terminated, truncated, truncation_value, continues)
+    delta, decay = _errors(reward, value, terminated, truncated, truncation_value, discount, gae_lambda)
+    advantage = _sums(delta, decay, continues)
+    return advantage, advantage + value[:, :-1]
+
+
+def joined_vtrace(
+    reward: jax.Array,
+    value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    truncation_value: jax.Array,
+    continues: jax.Array,
+    log_ratio: jax.Array,
+    discount: float,
+    trace_lambda: float,
+    clip: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages and value targets of a policy other than the one that acted, by V-trace.
+
+        rho_t = min(clip, pi(a_t) / mu(a_t))
+        e_t   = rho_t (delta_t + gamma lambda (1 - end_t) e_{t+1}),   v_t = V_t + e_t,   A_t = e_t
+
+    with the delta of `generalized_advantage_estimation`. Where the policy is the one that acted, rho is 1 and this is
+    that function. As there lambda shortens the traces, and A_t bootstraps from lambda v_{t+1} + (1 - lambda) V_{t+1}.
+
+    Args:
+      log_ratio: [N, T] float32, log pi(a_t) - log mu(a_t) of the policy whose values these are, pi, and the one that
+        acted, mu.
+      trace_lambda: lambda.
+      clip: of the importance weights.
+      (others): as in `joined_generalized_advantage_estimation`.
+
+    References:
+      Espeholt et al. 2018, arXiv:1802.01561, with both of its clips equal.
+    """
+    _check_shapes(reward, value, terminated, truncated, truncation_value, continues)
+    chex.assert_equal_shape([reward, log_ratio])
+    delta, decay = _errors(reward, value, terminated, truncated, truncation_value, discount, trace_lambda)
+    # Clipped before the exponential, which could overflow.
+    weight = jnp.exp(jnp.minimum(log_ratio, jnp.log(jnp.maximum(clip, 1e-30))))
+    error = _sums(weight * delta, weight * decay, continues)
+    return error, error + value[:, :-1]
+
+
+def _check_shapes(
+    reward: jax.Array,
+    value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    truncation_value: jax.Array,
+    continues: jax.Array,
+) -> None:
     chex.assert_rank([reward, value, terminated, truncated, truncation_value, continues], [2] * 5 + [1])
     chex.assert_equal_shape([reward, terminated, truncated, truncation_value, value[:, 1:]])
     chex.assert_equal_shape_prefix([reward, continues], 1)
+
+
+def _errors(
+    reward: jax.Array,
+    value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    truncation_value: jax.Array,
+    discount: float,
+    trace_lambda: float,
+) -> tuple[jax.Array, jax.Array]:
+    """delta and gamma lambda (1 - end), [N, T]."""
     next_value = jnp.where(terminated, 0.0, jnp.where(truncated, truncation_value, value[:, 1:]))
     delta = reward + discount * next_value - value[:, :-1]
-    decay = discount * gae_lambda * (1.0 - (terminated | truncated))
+    return delta, discount * trace_lambda * (1.0 - (terminated | truncated))
+
+
+def _sums(delta: jax.Array, decay: jax.Array, continues: jax.Array) -> jax.Array:
+    """x_t = delta_t + decay_t x_{t+1}, [N, T], across rows that continue each other."""
 
     def step(
         carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        advantage, product = carry
+        total, product = carry
         delta_t, decay_t = inputs
-        advantage, product = delta_t + decay_t * advantage, decay_t * product
-        return (advantage, product), (advantage, product)
+        total, product = delta_t + decay_t * total, decay_t * product
+        return (total, product), (total, product)
 
-    rows = reward.shape[0]
+    rows = delta.shape[0]
     carry = (jnp.zeros(rows, delta.dtype), jnp.ones(rows, delta.dtype))
     _, (local, product) = lax.scan(step, carry, (delta.T, decay.T), reverse=True)
     local, product = local.T, product.T
@@ -93,8 +162,7 @@ def joined_generalized_advantage_estimation(
     continues = jnp.asarray(continues).at[-1].set(False)
     columns = (local[:, 0], product[:, 0], continues)
     _, incoming = lax.scan(join, jnp.zeros((), delta.dtype), columns, reverse=True)
-    advantage = local + product * incoming[:, None]
-    return advantage, advantage + value[:, :-1]
+    return local + product * incoming[:, None]
 
 
 def normalized(advantage: jax.Array, mask: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class FragmentBatch:
     Fields as in SampleFragment with a leading axis N, and:
       mask: float32 [N, T], 1 for genuine steps, 0 for padding behind a failure.
       continues: bool [N], fragment n+1 begins with the step after fragment n's last.
-      fresh: bool [N], every action was chosen by the very parameters that this batch will train.
+      version_first: int32 [N], policy version of the first action, the oldest.
     """
 
     obs: dict[str, Any]
@@ -38,20 +38,23 @@ class FragmentBatch:
     policy_state: Any
     mask: Any
     continues: Any
-    fresh: Any
+    version_first: Any
 
 
-def stack_fragments(fragments: Sequence[SampleFragment], version: int) -> FragmentBatch:
-    """Orders fragments into runs and stacks them; NumPy arrays.
+def in_runs(fragments: Iterable[SampleFragment]) -> list[SampleFragment]:
+    """The fragments with those of one environment next to each other, in the order in which they were played."""
+    return sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
+
+
+def stack_fragments(fragments: Sequence[SampleFragment]) -> FragmentBatch:
+    """Stacks fragments; NumPy arrays.
 
     A fragment cut by a failure ends in a truncation whose value is that of its last genuine observation: the
     recursion of the advantages bootstraps there and sees nothing of the padding.
 
     Args:
-      fragments: N of them, all of the same T and spec.
-      version: policy version of the parameters that will be trained.
+      fragments: N of them, all of the same T and spec, `in_runs`.
     """
-    fragments = sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
     length = fragments[0].length
     metadata = [f.metadata for f in fragments]
     continues = [a.continued_by(b, length) for a, b in itertools.pairwise(metadata)] + [False]
@@ -76,7 +79,7 @@ def stack_fragments(fragments: Sequence[SampleFragment], version: int) -> Fragme
         **columns,
         mask=(np.arange(length) < valid[:, None]).astype(np.float32),
         continues=np.array(continues),
-        fresh=np.array([m.version_first == m.version_last == version for m in metadata]),
+        version_first=np.array([m.version_first for m in metadata], np.int32),
     )
 
 
@@ -100,5 +103,5 @@ def abstract_batch(policy: Policy, spec: EnvironmentSpec, num_fragments: int, le
         policy_state=jax.tree.map(lambda s: array(s.dtype, *s.shape[1:]), state),
         mask=array(np.float32, length),
         continues=array(np.bool_),
-        fresh=array(np.bool_),
+        version_first=array(np.int32),
     )

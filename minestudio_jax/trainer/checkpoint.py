@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer.state import Counters, TrainState
 from minestudio_jax.utils.policy_store import ORBAX_LOCK
+
+_SCORE = "return_mean"
 
 
 class Checkpointer:
@@ -23,7 +27,7 @@ class Checkpointer:
 
     Args:
       directory: of all checkpoints of the run.
-      config: save_interval, keep_interval, keep_last.
+      config: save_interval, keep_interval, keep_last, keep_best.
     """
 
     def __init__(self, directory: Path, config: TrainerConfig) -> None:
@@ -31,8 +35,16 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=config.keep_last,
-                keep_period=config.keep_interval,
+                preservation_policy=preservation.AnyPreservationPolicy(
+                    [
+                        preservation.LatestN(config.keep_last),
+                        preservation.EveryNSteps(config.keep_interval),
+                        preservation.BestN(
+                            get_metric_fn=_score, n=config.keep_best, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                best_fn=_score,  # without it Orbax stores no metrics
                 create=True,
                 enable_async_checkpointing=False,
             ),
@@ -47,9 +59,12 @@ class Checkpointer:
         """Whether the interval asks for a checkpoint after this many finished iterations."""
         return iteration % self._interval == 0
 
-    def save(self, state: TrainState, counters: Counters) -> None:
+    def save(self, state: TrainState, counters: Counters, score: float | None = None) -> None:
         """Writes a checkpoint; the arrays are copied before this returns, the writing goes on behind it.
 
+        Args:
+          state, counters: what is saved.
+          score: by which the best checkpoints are found, the higher the better; None: it is none of them.
         Raises:
           Exception: the save before this one failed.
         """
@@ -57,7 +72,7 @@ class Checkpointer:
             return
         self.flush()
         # A host copy: the state's buffers are donated to the next update while Orbax still writes.
-        self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters)
+        self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters, score)
         self._saved = counters.iteration
 
     def flush(self) -> None:
@@ -110,7 +125,7 @@ class Checkpointer:
                     "was made with, or give --run.restart=true to start over"
                 )
 
-    def _write(self, state: dict[str, Any], counters: Counters) -> None:
+    def _write(self, state: dict[str, Any], counters: Counters, score: float | None) -> None:
         with ORBAX_LOCK:
             self._manager.save(
                 counters.iteration,
@@ -118,7 +133,12 @@ class Checkpointer:
                     state=ocp.args.StandardSave(state),
                     counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
                 ),
+                metrics={} if score is None else {_SCORE: score},
             )
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics.get(_SCORE, -math.inf)
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def make_collect(
             policy_state=jax.tree.map(row, memory),
             mask=jnp.ones((num_envs * fragments_per_env, fragment_length), jnp.float32),
             continues=index % fragments_per_env != fragments_per_env - 1,
-            fresh=jnp.ones(num_envs * fragments_per_env, bool),
+            version_first=jnp.zeros(num_envs * fragments_per_env, jnp.int32),
         )
         state = dataclasses.replace(
             state,

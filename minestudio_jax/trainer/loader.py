@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import NamedSharding
 
-from minestudio_jax.rollout.fragment import SampleFragment
-from minestudio_jax.trainer.batch import FragmentBatch, stack_fragments
+from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
+from minestudio_jax.trainer.batch import FragmentBatch, in_runs, stack_fragments
 from minestudio_jax.trainer.device_rollout import Ended
 
 # Gives an iteration's fragments, or None if there were not enough within the seconds it was given.
@@ -26,14 +26,14 @@ class LoadedBatch:
 
     Attributes:
       batch: on the device.
-      version_first: oldest policy version of each fragment.
       steps: genuine steps.
+      metadata: of each fragment, in the batch's order; empty if the learner collected it itself.
       ended: episodes that ended in it, if the learner collected it itself.
     """
 
     batch: FragmentBatch
-    version_first: list[int]
     steps: int
+    metadata: Sequence[FragmentMetadata] = ()
     ended: Ended | None = None
 
 
@@ -43,16 +43,12 @@ class FragmentLoader:
     Args:
       source: where fragments come from; called from the loader's thread only.
       sharding: of the batch's leading axis.
-      current_version: policy version of the parameters in training.
       ahead: iterations fetched before they are asked for.
     """
 
-    def __init__(
-        self, source: FragmentSource, sharding: NamedSharding, current_version: Callable[[], int], ahead: int
-    ) -> None:
+    def __init__(self, source: FragmentSource, sharding: NamedSharding, ahead: int) -> None:
         self._source = source
         self._sharding = sharding
-        self._current_version = current_version
         self._wanted = threading.Semaphore(ahead)
         self._asked = False
         self._ready: queue.Queue[LoadedBatch | BaseException] = queue.Queue()
@@ -99,9 +95,9 @@ class FragmentLoader:
                 return
 
     def _load(self, fragments: Sequence[SampleFragment]) -> LoadedBatch:
-        batch = stack_fragments(fragments, self._current_version())
+        fragments = in_runs(fragments)
         return LoadedBatch(
-            batch=jax.device_put(batch, self._sharding),
-            version_first=[f.metadata.version_first for f in fragments],
+            batch=jax.device_put(stack_fragments(fragments), self._sharding),
             steps=sum(f.metadata.valid_steps for f in fragments),
+            metadata=[f.metadata for f in fragments],
         )

@@ -1,6 +1,6 @@
 """The terms of the PPO objective, element by element.
 
-Reference: Schulman et al. 2017, arXiv:1707.06347.
+References: Schulman et al. 2017, arXiv:1707.06347; for the second bound Ye et al. 2020, arXiv:1912.09729.
 """
 
 from __future__ import annotations
@@ -10,23 +10,34 @@ import jax.numpy as jnp
 
 
 def clipped_surrogate(
-    logp: jax.Array, old_logp: jax.Array, advantage: jax.Array, clip: float, log_ratio_range: float
+    logp: jax.Array,
+    old_logp: jax.Array,
+    advantage: jax.Array,
+    clip: float,
+    log_ratio_range: float,
+    dual_clip: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Policy loss max(-A rho, -A clip(rho, 1-eps, 1+eps)) with rho = exp(logp - old_logp).
+    """Policy loss L = max(-A rho, -A clip(rho, 1-eps, 1+eps)) with rho = exp(logp - old_logp).
+
+    For A < 0 it has no upper bound in rho; with dual clip c it is min(L, -c A) there.
 
     Args:
       logp: [...] float32, under the policy being trained.
-      old_logp: [...] float32, under the policy that acted.
+      old_logp: [...] float32, under the policy that the ratio is taken against.
       advantage: [...] float32.
       clip: eps.
       log_ratio_range: the log-ratio is clamped to +- this, so that the loss stays finite.
+      dual_clip: c; 0 for none.
     Returns:
       loss [...] and the unclamped log-ratio [...].
     """
     log_ratio = logp - old_logp
     ratio = jnp.exp(jnp.clip(log_ratio, -log_ratio_range, log_ratio_range))
     clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
-    return jnp.maximum(-advantage * ratio, -advantage * clipped), log_ratio
+    loss = jnp.maximum(-advantage * ratio, -advantage * clipped)
+    if dual_clip:
+        loss = jnp.where(advantage < 0, jnp.minimum(loss, -dual_clip * advantage), loss)
+    return loss, log_ratio
 
 
 def value_loss(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,22 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minestudio_jax.config import TrainerConfig, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.bad_updates import BadUpdates, LearningFailure
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.device_rollout import Ended
 from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, LoadedBatch
 from minestudio_jax.trainer.publisher import ParamPublisher
+from minestudio_jax.trainer.schedules import Coefficients, coefficients
 from minestudio_jax.trainer.state import Counters, TrainState, initial_state
 from minestudio_jax.trainer.update import make_update
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.timing import Stopwatch
+
+log = logging.getLogger(__name__)
 
 
 class PPOTrainer:
@@ -86,15 +93,18 @@ class PPOTrainer:
             self._batch_sharding,
         )
         self._update: Any = jax.jit(make_update(policy, config, mesh.size), donate_argnums=0)
+        self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._publisher = ParamPublisher(run_dir / "versions", on_published)
+        self._bad_updates = BadUpdates(run_dir / "logs" / "bad_updates.jsonl", config.max_bad_updates)
+        self._rolled_back = False
+        self._score: float | None = None
         self._loader: FragmentLoader | None = None
 
     def compile(self) -> None:
         """Compiles the update ahead of the first batch, and the collection if it is the trainer's."""
         if self._collector is not None:
             self._collector.compile(self._abstract.params)
-        warm_up, kl_coef = (jax.ShapeDtypeStruct((), dtype) for dtype in (np.bool_, np.float32))
-        self._update = self._update.lower(self._abstract, self._abstract_batch, warm_up, kl_coef).compile()
+        self._update = self._update.lower(self._abstract, self._abstract_batch, Coefficients.abstract()).compile()
 
     def publish(self) -> None:
         """Makes the present parameters the next policy version."""
@@ -107,7 +117,6 @@ class PPOTrainer:
         self._loader = FragmentLoader(
             source,
             self._batch_sharding,
-            lambda: self.counters.policy_version,
             self._config.prefetch_iterations,
         )
 
@@ -126,41 +135,64 @@ class PPOTrainer:
           watch: takes the seconds of each phase.
         Returns:
           metric name -> value; NaN where there is nothing to say.
+        Raises:
+          LearningFailure: too many optimiser steps in a row were not finite, again or without a checkpoint.
         """
-        version = self.counters.policy_version
-        warm_up = np.bool_(self.counters.iteration < self._config.vf_warmup)
-        kl_coef = self._config.kl_reference_coef * self._config.kl_reference_decay**self.counters.iteration
+        version, iteration = self.counters.policy_version, self.counters.iteration
         with watch.phase("update"):
-            self._state, metrics = self._update(self._state, loaded.batch, warm_up, np.float32(kl_coef))
+            now = coefficients(self._config, iteration, version)
+            self._state, metrics, diagnosis = self._update(self._state, loaded.batch, now)
             # The iteration's one wait for the device.
-            numbers, self.last_ended = jax.device_get((metrics, loaded.ended))
+            numbers, self.last_ended, diagnosis = jax.device_get((metrics, loaded.ended, diagnosis))
             metrics = {name: float(value) for name, value in numbers.items()}
+        if self._bad_updates.observe(iteration, diagnosis, loaded.metadata):
+            self._roll_back()
         self.counters = dataclasses.replace(
             self.counters,
-            iteration=self.counters.iteration + 1,
+            iteration=iteration + 1,
             trained_steps=self.counters.trained_steps + loaded.steps,
         )
         with watch.phase("publish"):
             if self.counters.iteration > self._config.vf_warmup:
                 self.publish()
-        lag = [version - v for v in loaded.version_first]
+        if self._config.reference_update == "interval" and (iteration + 1) % self._config.reference_interval == 0:
+            self._renew_reference()
         if self._config.kl_reference_coef > 0:
-            metrics["ppo/kl_reference_coef"] = kl_coef
+            metrics["ppo/kl_reference_coef"] = float(now.kl_reference)
+        metrics["ppo/learning_rate"] = float(now.learning_rate)
+        lag = [version - m.version_first for m in loaded.metadata] or [0]
+        mixed = [m.version_first != m.version_last for m in loaded.metadata] or [False]
         return metrics | {
             "lag/policy_versions_min": float(min(lag)),
             "lag/policy_versions_mean": float(np.mean(lag)),
             "lag/policy_versions_max": float(max(lag)),
+            "lag/mixed_fragments": float(np.mean(mixed)),
         }
 
-    def set_progress(self, env_steps: int, wall_time_s: float) -> None:
-        """Takes over the counters that others keep, so that they are in the checkpoint."""
-        self.counters = dataclasses.replace(self.counters, env_steps=env_steps, wall_time_s=wall_time_s)
+    def set_progress(self, env_steps: int, wall_time_s: float, return_mean: float) -> None:
+        """Takes over what others count, so that it is in the checkpoint.
+
+        Args:
+          env_steps: see Counters.
+          wall_time_s: see there.
+          return_mean: of the last 20 episodes; NaN before there were so many.
+        """
+        best = self.counters.best_return
+        self._score = None if math.isnan(return_mean) else return_mean
+        if self._score is not None and (best is None or self._score > best):
+            best = self._score
+            if self._config.reference_update == "best_return":
+                self._renew_reference()
+        self.counters = dataclasses.replace(
+            self.counters, env_steps=env_steps, wall_time_s=wall_time_s, best_return=best
+        )
 
     def checkpoint(self, watch: Stopwatch, force: bool = False) -> None:
-        """Saves if the interval asks for it, or if `force`d."""
+        """Saves if the interval asks for it, or if `force`d; not while updates fail, unless forced."""
         with watch.phase("checkpoint"):
-            if force or self._checkpointer.due(self.counters.iteration):
-                self._checkpointer.save(dataclasses.replace(self._state, rollout=self._rollout), self.counters)
+            if force or (self._checkpointer.due(self.counters.iteration) and not self._bad_updates.in_a_row):
+                state = dataclasses.replace(self._state, rollout=self._rollout)
+                self._checkpointer.save(state, self.counters, self._score)
 
     def flush_published(self, timeout_s: float) -> None:
         """Waits until the newest version is on disk.
@@ -182,9 +214,39 @@ class PPOTrainer:
     def _collect(self, collector: DeviceCollector) -> LoadedBatch:
         """Dispatches the collection of an iteration's data with the present parameters; does not wait for it."""
         self._rollout, batch, ended = collector.collect(self._state.params, self._rollout)
-        return LoadedBatch(
-            batch=batch,
-            version_first=[self.counters.policy_version] * batch.reward.shape[0],
-            steps=collector.steps,
-            ended=ended,
+        version = np.full(batch.reward.shape[0], self.counters.policy_version, np.int32)
+        batch = dataclasses.replace(batch, version_first=jax.device_put(version, self._batch_sharding))
+        return LoadedBatch(batch=batch, steps=collector.steps, ended=ended)
+
+    def _renew_reference(self) -> None:
+        """The present policy becomes the one that it is held near."""
+        self._state = dataclasses.replace(self._state, reference=self._copied(self._state.params))
+
+    def _roll_back(self) -> None:
+        """Takes up the parameters, optimiser and reference of the last checkpoint; everything else goes on."""
+        what = (
+            f"trainer.max_bad_updates={self._config.max_bad_updates} optimiser steps in a row had a loss or gradient "
+            "that was not finite"
         )
+        where = f"logs/{self._bad_updates.path.name} names the fragments"
+        if self._rolled_back:
+            raise LearningFailure(
+                f"{what}, and going back to the last checkpoint did not help: {where}; lower trainer.learning_rate or "
+                "trainer.max_grad_norm, or look for rewards that are not finite"
+            )
+        self._checkpointer.flush()
+        abstract = self._abstract
+        if self._collector is not None:
+            abstract = dataclasses.replace(abstract, rollout=self._collector.abstract())
+        restored = self._checkpointer.restore(abstract)
+        if restored is None:
+            raise LearningFailure(
+                f"{what}, before there was a checkpoint to go back to: {where}; lower trainer.learning_rate, or look "
+                "for rewards that are not finite"
+            )
+        state, counters = restored
+        log.warning("%s: going back to the parameters of iteration %d; %s", what, counters.iteration, where)
+        # Another order of the fragments than the one that has just failed.
+        self._state = dataclasses.replace(state, key=self._state.key, rollout=None)
+        self._rolled_back = True
+        self._bad_updates.in_a_row = 0

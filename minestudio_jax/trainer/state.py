@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ class TrainState:
       params: of the policy, its value statistics included.
       optimizer: state of the optimiser.
       key: uint32 [2], raw PRNG key for shuffling.
-      reference: parameters that the policy is held near, those the run began with; None if it is not held.
+      reference: parameters that the policy is held near; None if it is not held.
       rollout: DeviceRolloutState in a checkpoint of a run that collects on the device; None everywhere else.
     """
 
@@ -43,6 +42,7 @@ class Counters:
       trained_steps: genuine steps trained on, once per iteration they were used in.
       policy_version: newest published version.
       wall_time_s: seconds the run has been running, over all its processes.
+      best_return: highest mean return of 20 episodes in a row; None before there were so many.
     """
 
     iteration: int = 0
@@ -50,22 +50,18 @@ class Counters:
     trained_steps: int = 0
     policy_version: int = 0
     wall_time_s: float = 0.0
+    best_return: float | None = None
 
 
 def make_optimizer(config: TrainerConfig) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm; no decay on anything with fewer than two axes."""
-    steps_per_iteration = config.epochs_per_iteration * config.batches_per_iteration // config.gradient_accumulation
-    learning_rate: float | Callable[[jax.Array], jax.Array] = config.learning_rate
-    if config.anneal_lr_linearly:
+    """AdamW behind a clip of the global norm, for a learning rate of 1; the caller multiplies its change.
 
-        def learning_rate(step: jax.Array) -> jax.Array:
-            done = (step // steps_per_iteration) / config.num_iterations
-            return config.learning_rate * jnp.maximum(1.0 - done, 0.0)
-
+    Nothing with fewer than two axes decays.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(
-            learning_rate,
+            1.0,
             eps=config.adam_eps,
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),

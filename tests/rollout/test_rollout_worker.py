@@ -12,7 +12,7 @@ from minestudio_jax.config import Config, RolloutConfig
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.rollout.rollout_worker import RolloutWorker
-from minestudio_jax.trainer.batch import stack_fragments
+from minestudio_jax.trainer.batch import in_runs, stack_fragments
 from tests.in_process_pool import SPEC, InProcessPool, signed_image
 
 LENGTH = 6
@@ -81,7 +81,7 @@ def test_every_step_in_a_fragment_is_a_step_that_happened_in_order(collected):
 def test_acting_and_learning_agree_on_log_probabilities_and_values(collected, policy, params):
     """Across resets, failures, partial batches and fragment borders."""
     _, _, fragments = collected
-    batch = stack_fragments(fragments, 1)
+    batch = stack_fragments(in_runs(fragments))
     output, _ = policy.apply(params, batch.obs, batch.first, batch.policy_state)
     logits = {k: l[:, :-1] for k, l in output.logits.items()}
     logp = heads.log_prob(logits, batch.action)
@@ -149,15 +149,12 @@ def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy
         worker.run_once()
     versions = [(f.metadata.version_first, f.metadata.version_last) for f in fragments if f.metadata.env_id == 0]
     assert versions[:2] == [(1, 2), (2, 2)]
-    batch = stack_fragments(fragments, 2)
-    assert batch.fresh.tolist() == [f.metadata.version_first == 2 for f in _in_order(fragments)]
+    batch = stack_fragments(in_runs(fragments))
+    fresh = batch.version_first == 2
+    assert 0 < fresh.sum() < len(fresh)
     output, _ = policy.apply(other, batch.obs, batch.first, batch.policy_state)
     logp = heads.log_prob({k: l[:, :-1] for k, l in output.logits.items()}, batch.action)
-    np.testing.assert_allclose(logp[batch.fresh], batch.behaviour_logp[batch.fresh], atol=1e-5)
-
-
-def _in_order(fragments):
-    return sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
+    np.testing.assert_allclose(logp[fresh], batch.behaviour_logp[fresh], atol=1e-5)
 
 
 def test_settings_reach_the_fragments(policy, params):

@@ -8,6 +8,7 @@ import pytest
 from minestudio_jax.trainer.advantages import (
     generalized_advantage_estimation,
     joined_generalized_advantage_estimation,
+    joined_vtrace,
     normalized,
 )
 
@@ -151,3 +152,74 @@ def test_wrong_shapes_are_refused():
     reward, value, terminated, truncated, truncation_value = random_case(np.random.default_rng(0))
     with pytest.raises(AssertionError):
         generalized_advantage_estimation(reward, value[:, :-1], terminated, truncated, truncation_value, 0.99, 0.95)
+
+
+def loop_vtrace(reward, value, terminated, truncated, truncation_value, log_ratio, discount, trace_lambda, clip):
+    """The definition of Espeholt et al. 2018 in float64, v_t and A_t each by themselves."""
+    reward, value, truncation_value = (np.asarray(x, np.float64) for x in (reward, value, truncation_value))
+    weight = np.minimum(clip, np.exp(np.asarray(log_ratio, np.float64)))
+    corrected, advantage = np.zeros_like(reward), np.zeros_like(reward)
+    for n in range(reward.shape[0]):
+        error_next = 0.0
+        for t in reversed(range(reward.shape[1])):
+            ended = terminated[n, t] or truncated[n, t]
+            following = 0.0 if terminated[n, t] else truncation_value[n, t] if truncated[n, t] else value[n, t + 1]
+            carried = 0.0 if ended else error_next
+            delta = weight[n, t] * (reward[n, t] + discount * following - value[n, t])
+            error_next = delta + discount * trace_lambda * weight[n, t] * carried
+            corrected[n, t] = value[n, t] + error_next
+            bootstrap = following + trace_lambda * carried  # lambda v + (1 - lambda) V
+            advantage[n, t] = weight[n, t] * (reward[n, t] + discount * bootstrap - value[n, t])
+    return advantage, corrected
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.5, 2.0])
+def test_vtrace_equals_its_definition_in_float64(clip):
+    """D-11."""
+    rng = np.random.default_rng(4)
+    case = random_case(rng)
+    log_ratio = rng.normal(size=case[0].shape).astype(np.float32)
+    found = joined_vtrace(*case, np.zeros(5, bool), log_ratio, 0.97, 0.9, clip)
+    for got, wanted in zip(found, loop_vtrace(*case, log_ratio, 0.97, 0.9, clip), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=3e-5)
+
+
+def test_vtrace_of_the_policy_that_acted_is_generalised_advantage_estimation():
+    case, continues = random_case(np.random.default_rng(5), n=4), np.array([True, False, True, False])
+    zeros = np.zeros_like(case[0])
+    for got, wanted in zip(
+        joined_vtrace(*case, continues, zeros, 0.97, 0.9),
+        joined_generalized_advantage_estimation(*case, continues, 0.97, 0.9),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_vtrace_goes_on_across_fragments_and_stays_finite():
+    rng = np.random.default_rng(6)
+    reward, value, terminated, truncated, truncation_value = random_case(rng, n=1, t=24)
+    log_ratio = rng.normal(size=(1, 24)).astype(np.float32) * 100
+    whole, _ = joined_vtrace(
+        reward, value, terminated, truncated, truncation_value, np.array([False]), log_ratio, 0.99, 0.95
+    )
+    cut = lambda x: x.reshape(4, 6)
+    joined, _ = joined_vtrace(
+        cut(reward), np.stack([value[0, i : i + 7] for i in range(0, 24, 6)]), cut(terminated), cut(truncated),
+        cut(truncation_value), np.array([True, True, True, False]), cut(log_ratio), 0.99, 0.95,
+    )  # fmt: skip
+    assert np.isfinite(whole).all()
+    np.testing.assert_allclose(joined.reshape(1, 24), whole, atol=1e-5)
+
+
+def test_vtrace_finds_the_value_of_a_policy_that_did_not_act():
+    """D-11: one state, two actions worth 0 and 1, episodes of one step; the actor picks evenly, the policy 1 to 9."""
+    policy, actor = np.array([0.1, 0.9]), np.array([0.5, 0.5])
+    # Every action as often as the actor takes it.
+    reward = np.array([[0.0, 1.0]], np.float32)
+    log_ratio = np.log(policy / actor)[None].astype(np.float32)
+    ended = np.ones((1, 2), bool)
+    value = np.full((1, 3), policy @ reward[0], np.float32)
+    error, _ = joined_vtrace(
+        reward, value, ended, ~ended, np.zeros_like(reward), np.array([False]), log_ratio, 0.9, 0.9, clip=10.0
+    )
+    assert float(error.mean()) == pytest.approx(0.0, abs=1e-6)  # the policy's own value is the fixed point

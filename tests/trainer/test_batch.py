@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.trainer.advantages import joined_generalized_advantage_estimation
-from minestudio_jax.trainer.batch import abstract_batch, stack_fragments
+from minestudio_jax.trainer.batch import abstract_batch, in_runs, stack_fragments
 from tests.trainer.fragments import LENGTH, SPEC, cut, make_fragments, tiny_policy
 
 
@@ -19,7 +19,7 @@ def fragments():
 
 def test_consecutive_fragments_lie_next_to_each_other_whatever_order_they_came_in(fragments):
     for order in ([0, 1, 2, 3, 4, 5], [5, 2, 1, 4, 0, 3]):
-        batch = stack_fragments([fragments[i] for i in order], 1)
+        batch = stack_fragments(in_runs(fragments[i] for i in order))
         assert batch.continues.tolist() == [True, False, True, False, True, False]
         np.testing.assert_array_equal(batch.obs["image"], np.stack([f.obs["image"] for f in fragments]))
         np.testing.assert_array_equal(batch.reward, np.stack([f.reward for f in fragments]))
@@ -29,7 +29,7 @@ def test_fragments_are_not_joined_across_a_gap_a_failure_a_session_or_a_life(fra
     first, second = fragments[:2]
 
     def continues(first, second):
-        return stack_fragments([first, second], 1).continues.any()
+        return stack_fragments([first, second]).continues.any()
 
     def with_metadata(**change):
         return dataclasses.replace(second, metadata=dataclasses.replace(second.metadata, **change))
@@ -45,7 +45,7 @@ def test_fragments_are_not_joined_across_a_gap_a_failure_a_session_or_a_life(fra
 def test_a_cut_fragment_bootstraps_from_its_last_genuine_observation_and_sees_nothing_behind(fragments):
     fragment = dataclasses.replace(fragments[0], terminated=np.zeros(LENGTH, bool), truncated=np.zeros(LENGTH, bool))
     for rng in (None, np.random.default_rng(0)):
-        batch = stack_fragments([cut(fragment, 5, rng)], 1)
+        batch = stack_fragments([cut(fragment, 5, rng)])
         assert batch.mask.tolist() == [[1] * 5 + [0] * 3]
         assert batch.truncated[0, 4]
         assert batch.truncation_value[0, 4] == fragment.behaviour_value[5]
@@ -58,13 +58,13 @@ def test_a_cut_fragment_bootstraps_from_its_last_genuine_observation_and_sees_no
         np.testing.assert_allclose(advantage[0, :5], expected, rtol=1e-5)
 
 
-def test_fragments_of_another_version_are_not_fresh(fragments):
-    assert stack_fragments(fragments, 1).fresh.all()
-    assert not stack_fragments(fragments, 2).fresh.any()
+def test_a_batch_says_which_version_acted_first(fragments):
+    mixed = dataclasses.replace(fragments[0], metadata=dataclasses.replace(fragments[0].metadata, version_last=5))
+    assert stack_fragments([mixed, *fragments[1:]]).version_first.tolist() == [1] * 6
 
 
 def test_the_abstract_batch_is_what_a_real_one_is(fragments):
-    real = stack_fragments(fragments, 1)
+    real = stack_fragments(fragments)
     abstract = abstract_batch(tiny_policy(), SPEC, 6, LENGTH)
     assert jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), real) == jax.tree.map(
         lambda x: (x.shape, np.dtype(x.dtype)), abstract

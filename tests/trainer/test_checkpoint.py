@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -88,6 +91,58 @@ def test_the_newest_and_every_kept_interval_stay(checkpointer, tmp_path):
         checkpointer.save(state, Counters(iteration=iteration))
     checkpointer.flush()
     assert saved(tmp_path / "checkpoints") == [4, 8, 12, 14]
+
+
+def test_the_best_stays_too_also_after_a_new_start(checkpointer, tmp_path):
+    """D-41: every keep_interval-th, the newest and the best by return, and nothing else."""
+    directory, state = tmp_path / "checkpoints", make_state(tiny_policy(), 1)
+    scores = {2: None, 6: 1.0, 10: 5.0, 14: 3.0, 18: 2.0}
+    for iteration, score in scores.items():
+        checkpointer.save(state, Counters(iteration=iteration, best_return=score), score)
+    checkpointer.flush()
+    assert saved(directory) == [10, 14, 18]
+    again = Checkpointer(directory, CONFIG)
+    for iteration, score in {22: 4.0, 26: None, 30: 4.5, 34: None}.items():
+        again.save(state, Counters(iteration=iteration), score)
+    again.flush()
+    assert saved(directory) == [10, 30, 34]
+    again.save(state, Counters(iteration=38), 6.0)
+    again.save(state, Counters(iteration=42), 0.0)
+    again.save(state, Counters(iteration=46), 0.0)
+    again.close()
+    assert saved(directory) == [38, 42, 46]
+
+
+_ELSEWHERE = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.state import Counters
+from tests.trainer.fragments import tiny_policy
+from tests.trainer.test_checkpoint import CONFIG, abstract, make_state
+checkpointer, policy = Checkpointer(Path(sys.argv[1]), CONFIG), tiny_policy()
+assert jax.device_count() == int(sys.argv[2])
+if sys.argv[3] == "save":
+    mesh = sharding.data_mesh()
+    checkpointer.save(jax.device_put(make_state(policy, 1), sharding.replicated(mesh)), Counters(iteration=2))
+else:
+    state, counters = checkpointer.restore(abstract(policy))
+    assert counters.iteration == 2
+    for a, b in zip(jax.tree.leaves(make_state(policy, 1)), jax.tree.leaves(state), strict=True):
+        assert len(b.sharding.device_set) == jax.device_count()
+        np.testing.assert_array_equal(a, b)
+checkpointer.close()
+"""
+
+
+def test_a_checkpoint_of_eight_devices_opens_on_one_and_on_two(tmp_path):
+    for devices, what in ((8, "save"), (1, "restore"), (2, "restore")):
+        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, "-c", _ELSEWHERE, str(tmp_path / "checkpoints"), str(devices), what]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_torn_checkpoint_is_passed_over(checkpointer, tmp_path):

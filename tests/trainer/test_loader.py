@@ -23,9 +23,9 @@ def fragments():
 def open_loader():
     loaders = []
 
-    def make(source, ahead=0, version=3):
+    def make(source, ahead=0):
         placement = sharding.along_data(sharding.data_mesh())
-        loaders.append(FragmentLoader(source, placement, lambda: version, ahead))
+        loaders.append(FragmentLoader(source, placement, ahead))
         return loaders[-1]
 
     yield make
@@ -38,9 +38,10 @@ def test_a_batch_is_on_the_device_and_says_what_it_holds(open_loader, fragments)
     loaded = loader.next(30.0)
     assert isinstance(loaded.batch.reward, jax.Array)
     assert loaded.steps == 5 + 3 * 8
-    assert loaded.version_first == [3] * 4
+    assert [m.version_first for m in loaded.metadata] == [3] * 4
+    assert [m.env_id for m in loaded.metadata] == [0, 0, 1, 1]
     np.testing.assert_array_equal(loaded.batch.reward[1], fragments[1].reward)
-    assert np.asarray(loaded.batch.fresh).all()
+    np.testing.assert_array_equal(loaded.batch.version_first, 3)
 
 
 @pytest.mark.parametrize("ahead", [0, 2])

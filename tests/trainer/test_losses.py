@@ -27,13 +27,31 @@ def test_no_gradient_where_the_surrogate_is_clipped():
     assert gradient(jnp.log(0.5), 1.0) == pytest.approx(-0.5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("log_ratio", [-100.0, 100.0])
-def test_extreme_log_ratios_stay_finite(log_ratio):
+def test_extreme_log_ratios_stay_finite(log_ratio, dtype):
+    """D-25: with the second bound no larger than it, and so is the gradient; without, still finite."""
     for advantage in (-1.0, 1.0):
-        loss, told = losses.clipped_surrogate(jnp.float32(log_ratio), jnp.float32(0), advantage, 0.2, 50.0)
-        assert np.isfinite(loss)
-        assert told == log_ratio  # what is reported is not clamped
+        for dual_clip in (0.0, 3.0):
+
+            def loss(logp, advantage=advantage, dual_clip=dual_clip):
+                return losses.clipped_surrogate(logp, dtype(0), dtype(advantage), 0.2, 50.0, dual_clip)
+
+            (value, told), slope = jax.value_and_grad(loss, has_aux=True)(dtype(log_ratio))
+            assert np.isfinite(value)
+            assert np.isfinite(slope)
+            assert told == log_ratio  # what is reported is not clamped
+            if dual_clip:
+                assert abs(value) <= 3.0
+                assert slope == 0 or log_ratio < 0
     assert np.isfinite(losses.approximate_kl(jnp.float32(log_ratio)))
+
+
+def test_the_second_bound_holds_negative_advantages_only():
+    ratio = jnp.array([0.5, 1.0, 2.0, 2.9, 4.0, 40.0])
+    for advantage, expected in ((-2.0, [1.6, 2.0, 4.0, 5.8, 6.0, 6.0]), (2.0, [-1.0, -2.0, -2.4, -2.4, -2.4, -2.4])):
+        loss, _ = losses.clipped_surrogate(jnp.log(ratio), jnp.zeros(6), jnp.full(6, advantage), 0.2, 50.0, 3.0)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_the_value_loss_is_half_the_squared_error_in_units_of_the_scale():

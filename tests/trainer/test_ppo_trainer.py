@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from minestudio_jax.envs import voxel
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.bad_updates import LearningFailure
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.metrics import read_records
 from minestudio_jax.utils.timing import Stopwatch
 from tests.trainer.counting_world import CountingWorld
 from tests.trainer.fragments import SPEC
@@ -29,10 +33,12 @@ COWS = voxel.make("hunt_cow", preset="toy", size=24, height=20, ray_strides=8, t
 def open_trainer(tmp_path):
     trainers = []
 
-    def make(name, world, spec):
+    def make(name, world, spec, **settings):
+        config = dataclasses.replace(CONFIG, **settings)
+        (tmp_path / name / "logs").mkdir(parents=True, exist_ok=True)
         policy = ImpalaPolicy(spec, (4,), 8)
         collector = world and DeviceCollector(policy, world, sharding.data_mesh(), 2, 2, 4, (8, 8), 0)
-        trainers.append(PPOTrainer(CONFIG, policy, spec, 4, tmp_path / name, 0, lambda version, path: None, collector))
+        trainers.append(PPOTrainer(config, policy, spec, 4, tmp_path / name, 0, lambda version, path: None, collector))
         return trainers[-1]
 
     yield make
@@ -62,10 +68,71 @@ def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer):
     assert resumed.resumed
     assert resumed.counters.iteration == 3
     metrics = iterate(resumed, 3)
-    assert metrics == expected[3:]
+    np.testing.assert_equal(metrics, expected[3:])
     for a, c in zip(everything(straight), everything(resumed), strict=True):
         np.testing.assert_array_equal(a, c)
     assert int(resumed._rollout.used[0]) > 4  # worlds were made anew on both sides of the stop
+
+
+def broken(loaded):
+    """The batch with a reward that is not finite in every fragment."""
+    reward = np.array(loaded.batch.reward)
+    reward[:, 0] = np.nan
+    batch = dataclasses.replace(loaded.batch, reward=jax.device_put(reward, loaded.batch.reward.sharding))
+    return dataclasses.replace(loaded, batch=batch)
+
+
+def test_too_many_bad_updates_go_back_to_the_checkpoint_once_and_then_end_the_run(open_trainer, tmp_path, caplog):
+    """D-29, D-36: no parameter is ever not finite; the file names what was skipped; the error names the remedy."""
+    trainer = open_trainer("run", CountingWorld(), SPEC, max_bad_updates=4)  # what one iteration has
+    iterate(trainer, 2)
+    trainer.checkpoint(Stopwatch(), force=True)
+    good = jax.device_get(trainer._state.params)
+    iterate(trainer, 1)
+    version = trainer.counters.policy_version
+    metrics = trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    assert metrics["ppo/skipped_updates"] == 4
+    jax.tree.map(np.testing.assert_array_equal, good, jax.device_get(trainer._state.params))
+    assert "going back to the parameters of iteration 2" in caplog.text
+    assert (trainer.counters.iteration, trainer.counters.policy_version) == (4, version + 1)
+    iterate(trainer, 1)
+    with pytest.raises(LearningFailure, match=r"max_bad_updates=4 .*did not help.*bad_updates\.jsonl.*learning_rate"):
+        trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    assert len(read_records(tmp_path / "run" / "logs" / "bad_updates.jsonl")) == 8
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(open_trainer):
+    trainer = open_trainer("run", CountingWorld(), SPEC, max_bad_updates=4)
+    with pytest.raises(LearningFailure, match="before there was a checkpoint"):
+        trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rule", "renewed"),
+    [({}, []), ({"reference_update": "interval", "reference_interval": 2}, [2, 4]),
+     ({"reference_update": "best_return"}, [1, 3])],
+)  # fmt: skip
+def test_the_reference_is_replaced_by_its_rule_and_lies_in_the_checkpoint(open_trainer, rule, renewed):
+    """D-22: never, every so many iterations, or with a mean return better than all before."""
+    trainer = open_trainer("run", CountingWorld(), SPEC, kl_reference_coef=0.1, **rule)
+    reference, last = jax.device_get((trainer._state.reference, trainer._state.params))
+    for iteration, score in enumerate((1.0, 0.5, 2.0, 2.0), start=1):
+        iterate(trainer, 1)
+        trainer.set_progress(0, 0.0, score)
+        last = jax.device_get(trainer._state.params)
+        now = jax.device_get(trainer._state.reference)
+        assert same(now, last if iteration in renewed else reference)
+        reference = now
+    assert trainer.counters.best_return == 2.0
+    trainer.checkpoint(Stopwatch(), force=True)
+    trainer.close()
+    again = open_trainer("run", CountingWorld(), SPEC, kl_reference_coef=0.1, **rule)
+    assert same(jax.device_get(again._state.reference), reference)
+    assert again.counters.best_return == 2.0
 
 
 def test_actions_are_fresh_and_episodes_are_told(open_trainer):
