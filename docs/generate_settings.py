@@ -24,7 +24,7 @@ def table() -> str:
             default, help = _text(getattr(defaults, f.name)), f.metadata["help"]
             if types[f.name] is not bool and f.metadata["choices"]:
                 help += f" One of {', '.join(f'`{c}`' for c in f.metadata['choices'])}."
-            lines.append(f"| `{section.name}.{f.name}` | {default} | {help} |")
+            lines.append(f"| `{section.name}.{f.name}` | {default} | {help.replace('|', chr(92) + '|')} |")
         lines.append("")
     return "\n".join(lines)
 

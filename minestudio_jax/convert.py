@@ -26,6 +26,7 @@ _WEIGHTS = flags.DEFINE_string("weights", "", "The .weights or .ckpt file.")
 _PARAMS = flags.DEFINE_string("params", "", "A folder made by this program.")
 _RUN = flags.DEFINE_string("run", "", "Directory of a training run of a VPT network.")
 _VERSION = flags.DEFINE_integer("version", 0, "Policy version of the run; 0: the newest published one.", lower_bound=0)
+_BEST = flags.DEFINE_bool("best", False, "With --run: the version with the best mean return of 20 episodes so far.")
 _OUT = flags.DEFINE_string("out", "", "What to write: a folder, or a path that ends in .weights.")
 
 
@@ -65,7 +66,7 @@ def _convert(out: Path) -> str:
         pretrained.save_folder(policy.shape, params, out)
     else:
         if _RUN.value:
-            policy, params = _from_run(Path(_RUN.value), _VERSION.value)
+            policy, params = _from_run(Path(_RUN.value), None if _BEST.value else _VERSION.value)
         else:
             policy, params = pretrained.load_vpt(_PARAMS.value, _PARAMS.value)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def _convert(out: Path) -> str:
     return f"wrote {out}: {count:,} parameters, {policy.shape}"
 
 
-def _from_run(run_dir: Path, version: int) -> tuple[VPTPolicy, Params]:
+def _from_run(run_dir: Path, version: int | None) -> tuple[VPTPolicy, Params]:
     import jax
 
     from minestudio_jax.policies.make_policy import vpt_shape
@@ -91,7 +92,7 @@ def _from_run(run_dir: Path, version: int) -> tuple[VPTPolicy, Params]:
         raise ValueError(f"--run={run_dir} trained another network than VPT: only VPT's weights have other formats")
     shape = vpt_shape(settings)
     policy = VPTPolicy(spec_of(shape), shape)
-    path = policy_store.version_path(run_dir / "versions", published_version(run_dir, version))
+    path = published_version(run_dir, version)
     return policy, policy_store.load_version(path, jax.eval_shape(policy.init, jax.random.key(0)))
 
 

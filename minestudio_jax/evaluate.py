@@ -15,6 +15,7 @@ from minestudio_jax.run.command_line import run_program
 
 _EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes to play.", lower_bound=1)
 _VERSION = flags.DEFINE_integer("version", 0, "Policy version to play; 0: the newest published one.", lower_bound=0)
+_BEST = flags.DEFINE_bool("best", False, "Play the version with the best mean return of 20 episodes so far.")
 _GREEDY = flags.DEFINE_bool("greedy", False, "Take the most probable action instead of sampling.")
 
 
@@ -23,7 +24,8 @@ def main(config: Config) -> int:
 
     given = {name for name in flags.FLAGS if flags.FLAGS[name].present and "." in name}
     try:
-        evaluate(config, given, _EPISODES.value, _VERSION.value, _GREEDY.value, sys.stdout)
+        version = None if _BEST.value else _VERSION.value
+        evaluate(config, given, _EPISODES.value, version, _GREEDY.value, sys.stdout)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     return 0

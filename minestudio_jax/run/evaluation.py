@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -23,8 +23,8 @@ _RECV_TIMEOUT_S = 1.0
 
 
 def evaluate(
-    config: Config, given: Collection[str], episodes: int, version: int, greedy: bool, out: TextIO
-) -> dict[str, float]:
+    config: Config, given: Collection[str], episodes: int, version: int | None, greedy: bool, out: TextIO
+) -> dict[str, Any]:
     """Plays the first `episodes` episodes to be begun, all of them to their ends.
 
     Episodes are counted in the order they begin, not end: otherwise short ones would be over-represented.
@@ -33,7 +33,7 @@ def evaluate(
       config: settings of the command line; only `run.dir` and those named in `given` count.
       given: names of the settings that replace the run's own.
       episodes: how many.
-      version: policy version; 0 is the newest.
+      version: policy version; 0 is the newest, None the one with the best return so far.
       greedy: most probable action instead of a sampled one.
       out: takes a line an episode and a JSON object at the end.
     Returns:
@@ -44,16 +44,14 @@ def evaluate(
     """
     run_dir = Path(config.run.dir)
     config = _merged(read_config(run_dir), config, given)
-    version = published_version(run_dir, version)
+    path = published_version(run_dir, version)
     pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs")
     try:
-        returns, lengths = _play(
-            config, pool, policy_store.version_path(run_dir / "versions", version), episodes, greedy, out
-        )
+        returns, lengths = _play(config, pool, path, episodes, greedy, out)
     finally:
         pool.close()
     result = {
-        "policy_version": float(version),
+        "policy_version": path.name if version is None else float(path.name),
         "episodes": float(episodes),
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
@@ -63,18 +61,23 @@ def evaluate(
     return result
 
 
-def published_version(run_dir: Path, version: int) -> int:
-    """The version itself if the run still has it; 0 is the newest.
+def published_version(run_dir: Path, version: int | None) -> Path:
+    """The folder of a version that the run still has; 0 is the newest, None the one with the best return so far.
 
     Raises:
       ConfigError: there is no such version.
     """
+    if version is None:
+        path = policy_store.best_path(run_dir / "versions")
+        if not path.is_dir():
+            raise ConfigError(f"--best: {path} does not exist; it appears with the run's first 20 episodes")
+        return path
     versions = policy_store.list_versions(run_dir / "versions")
     if not versions or (version and version not in versions):
         raise ConfigError(
             f"--version={version}: {run_dir / 'versions'} holds {versions or 'no versions'}; 0 takes the newest"
         )
-    return version or versions[-1]
+    return policy_store.version_path(run_dir / "versions", version or versions[-1])
 
 
 def _play(

@@ -29,6 +29,7 @@ class ParamPublisher:
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._slot: tuple[int, Any] | None = None
         self._condition = threading.Condition()
+        self._best_wanted = False
         self._busy = False
         self._closed = False
         self._error: BaseException | None = None
@@ -47,11 +48,17 @@ class ParamPublisher:
             self._slot = (version, snapshot)
             self._condition.notify_all()
 
+    def keep_as_best(self) -> None:
+        """Keeps the newest version that was handed over as the best so far."""
+        with self._condition:
+            self._best_wanted = True
+            self._condition.notify_all()
+
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything handed over is published; False if that took longer than `timeout_s`."""
         with self._condition:
             done = self._condition.wait_for(
-                lambda: self._error is not None or (self._slot is None and not self._busy), timeout_s
+                lambda: self._error is not None or (not self._has_work() and not self._busy), timeout_s
             )
             self._raise_error()
             return done
@@ -63,6 +70,9 @@ class ParamPublisher:
             self._condition.notify_all()
         self._thread.join(timeout_s)
 
+    def _has_work(self) -> bool:
+        return self._slot is not None or self._best_wanted
+
     def _raise_error(self) -> None:
         if self._error is not None:
             raise RuntimeError(
@@ -72,14 +82,17 @@ class ParamPublisher:
     def _run(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._slot is not None or self._closed)
-                if self._slot is None:
+                self._condition.wait_for(lambda: self._has_work() or self._closed)
+                if not self._has_work():
                     return
-                (version, snapshot), self._slot, self._busy = self._slot, None, True
+                (slot, self._slot), (best, self._best_wanted) = (self._slot, None), (self._best_wanted, False)
+                self._busy = True
             try:
-                path = policy_store.save_version(self._directory, version, jax.device_get(snapshot))
-                policy_store.remove_versions(self._directory, KEPT_VERSIONS)
-                self._on_published(version, path)
+                if slot is not None:
+                    self._write(*slot)
+                written = policy_store.list_versions(self._directory)
+                if best and written:
+                    policy_store.keep_as_best(self._directory, written[-1])
             except BaseException as error:  # raised by the learner's next call
                 with self._condition:
                     self._error = error
@@ -88,3 +101,8 @@ class ParamPublisher:
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()
+
+    def _write(self, version: int, snapshot: Any) -> None:
+        path = policy_store.save_version(self._directory, version, jax.device_get(snapshot))
+        policy_store.remove_versions(self._directory, KEPT_VERSIONS)
+        self._on_published(version, path)

@@ -1,11 +1,12 @@
 """How a policy version lies on disk: the one Orbax reader and writer that publisher and rollout share.
 
 `<directory>/<version>/` holds an uncompressed Orbax PyTree checkpoint of the parameters. A version appears
-under its name only when it is complete.
+under its name only when it is complete. `<directory>/best/` is the version with the best return so far.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -68,6 +69,23 @@ def load_version(path: Path, abstract: Any) -> Any:
 
     jax.tree_util.tree_map_with_path(check, abstract, params)
     return params
+
+
+def best_path(directory: Path) -> Path:
+    """Where the policy with the best return so far lies, if there was one."""
+    return directory / "best"
+
+
+def keep_as_best(directory: Path, version: int) -> None:
+    """Makes one version the best so far; its files are shared, not copied, and outlive the version."""
+    path, new, old = best_path(directory), directory / "best.new", directory / "best.old"
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(version_path(directory, version), new, copy_function=os.link)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def list_versions(directory: Path) -> list[int]:

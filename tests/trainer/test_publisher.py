@@ -79,3 +79,19 @@ def test_a_failure_to_write_is_told_to_the_learner(tmp_path):
     with pytest.raises(RuntimeError, match=str(tmp_path / "versions")):
         publisher.publish(2, params(2))
     publisher.close()
+
+
+def test_the_best_version_outlives_its_number(tmp_path):
+    publisher = ParamPublisher(tmp_path, lambda version, path: None)
+    for version in range(1, 3 + KEPT_VERSIONS):
+        publisher.publish(version, params(version))
+        if version == 2:
+            publisher.keep_as_best()
+        assert publisher.flush(30.0)
+    publisher.close()
+    assert policy_store.list_versions(tmp_path) == list(range(3, 3 + KEPT_VERSIONS))
+    found = policy_store.load_version(policy_store.best_path(tmp_path), ABSTRACT)
+    np.testing.assert_array_equal(found["w"], np.full(4, 2))
+    policy_store.keep_as_best(tmp_path, 4)
+    found = policy_store.load_version(policy_store.best_path(tmp_path), ABSTRACT)
+    np.testing.assert_array_equal(found["w"], np.full(4, 4))
