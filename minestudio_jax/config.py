@@ -52,6 +52,9 @@ class RunConfig:
     time_limit_s: float = _setting(
         0.0, "Stop, with a checkpoint, after this many seconds of this process; 0: no limit.", lower=0
     )
+    compilation_cache: bool = _setting(
+        True, "Compiled programs are kept in the run directory, so that a run that is continued starts sooner."
+    )
     ray_address: str = _setting(
         "", "Ray cluster to join ('auto' or host:port). Empty: start a private one on this machine."
     )

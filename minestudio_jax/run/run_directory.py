@@ -53,6 +53,10 @@ class RunDirectory:
         return self.path / "episodes.jsonl"
 
     @property
+    def compiled(self) -> Path:
+        return self.path / "compiled"
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether the run continues instead of beginning."""
         return any(entry.name.isdigit() for entry in (self.path / "checkpoints").glob("*"))

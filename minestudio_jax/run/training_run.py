@@ -26,6 +26,7 @@ from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.bad_updates import LearningFailure
 from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.compilation_cache import use_compilation_cache
 from minestudio_jax.utils.live_board import Board, make_board
 from minestudio_jax.utils.metrics import JsonLines, read_records, rewind
 from minestudio_jax.utils.seeding import derived_seed
@@ -59,6 +60,8 @@ def train(config: Config) -> int:
         cleanup.callback(directory.close)
         board = make_board(config.logger.board, config.logger.heartbeat_s, str(directory.path))
         cleanup.callback(board.close)
+        if config.run.compilation_cache:
+            use_compilation_cache(directory.compiled)
         _log_to(directory.logs / "run.log", config.logger.level, board, cleanup)
         for change in directory.changed_settings:
             board.stage(f"setting changed since the last start: {change}")
@@ -104,7 +107,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
         statistics = RolloutStatistics(directory.episodes, lambda: trainer.counters)
         cleanup.callback(statistics.close)
         board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
-        trainer.compile()
+        board.stage(f"compiled: {trainer.compile()}")
         if not experience.connect(trainer, statistics):
             return 0
         board.stage(f"collecting the first {needed} fragments of {config.rollout.fragment_length} steps")

@@ -22,6 +22,7 @@ from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.bad_updates import BadUpdates, LearningFailure
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.cost import Cost, cost_of
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.device_rollout import Ended
 from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, LoadedBatch
@@ -64,7 +65,7 @@ class PPOTrainer:
         collector: DeviceCollector | None = None,
         pretrained: Params | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._policy = config, policy
         mesh = sharding.data_mesh()
         self._batch_sharding = sharding.along_data(mesh)
 
@@ -100,11 +101,12 @@ class PPOTrainer:
         self._score: float | None = None
         self._loader: FragmentLoader | None = None
 
-    def compile(self) -> None:
-        """Compiles the update ahead of the first batch, and the collection if it is the trainer's."""
+    def compile(self) -> Cost:
+        """Compiles the update ahead of the first batch, and the collection if it is the trainer's; what it costs."""
         if self._collector is not None:
             self._collector.compile(self._abstract.params)
         self._update = self._update.lower(self._abstract, self._abstract_batch, Coefficients.abstract()).compile()
+        return cost_of(self._policy, self._config, self._abstract, self._abstract_batch, self._update)
 
     def publish(self) -> None:
         """Makes the present parameters the next policy version."""

@@ -1,0 +1,59 @@
+"""The compiler's count against one made by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from minestudio_jax.config import TrainerConfig
+from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+from minestudio_jax.policies.policy import Policy, PolicyOutput
+from minestudio_jax.trainer.batch import abstract_batch
+from minestudio_jax.trainer.cost import cost_of
+from minestudio_jax.trainer.schedules import Coefficients
+from minestudio_jax.trainer.state import initial_state
+from minestudio_jax.trainer.update import make_update
+
+INPUTS, ACTIONS = 500, 4000
+SPEC = EnvironmentSpec({"row": ArraySpec((INPUTS,), "float32")}, {"choice": ACTIONS})
+
+
+class Matrix(Policy):
+    """One matrix product."""
+
+    def init(self, key):
+        return {"kernel": jax.random.normal(key, (INPUTS, ACTIONS)), "value": np.zeros((), np.float32)}
+
+    def initial_state(self, batch):
+        return ()
+
+    def apply(self, params, obs, first, state):
+        logits = jax.nn.log_softmax(obs["row"] @ params["kernel"])
+        return PolicyOutput({"choice": logits}, params["value"] + 0 * first), state
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [({}, 1 + 2), ({"epochs_per_iteration": 3}, 1 + 3 * 2), ({"context_length": 2}, 1 + 2),
+     ({"batches_per_iteration": 4, "batch_size_per_device": 2, "gradient_accumulation": 2}, 1 + 2)],
+)  # fmt: skip
+def test_flop_of_an_iteration(settings, passes):
+    """A pass for the advantages, one forward and one for the kernel's gradient an epoch; of 8 x 4 products."""
+    config = TrainerConfig(**{"batch_size_per_device": 8, "batches_per_iteration": 1, "context_length": 4, **settings})
+    state = jax.eval_shape(partial(initial_state, Matrix(), config, 0))
+    batch = abstract_batch(Matrix(), SPEC, 8, 4)
+    compiled = jax.jit(make_update(Matrix(), config, 1)).lower(state, batch, Coefficients.abstract()).compile()
+    cost = cost_of(Matrix(), config, state, batch, compiled)
+    product = 8 * 4 * 2 * INPUTS * ACTIONS
+    # Softmax, the optimiser and, for each context, the bootstrap's frame come on top.
+    assert passes < cost.flop / product < passes + 0.8
+    assert cost.parameters == INPUTS * ACTIONS + 1
+    assert cost.steps == 32
+    assert cost.optimizer_steps == config.epochs_per_iteration * (
+        config.batches_per_iteration // config.gradient_accumulation
+    )
+    assert cost.device_bytes > 3 * 4 * cost.parameters  # parameters and the optimiser's two moments
+    assert f"{cost.parameters:,} parameters" in str(cost)
