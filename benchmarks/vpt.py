@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ceiling import ceiling
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs import actions
@@ -62,20 +63,6 @@ def median_s(call: Callable[[], Any], seconds: float) -> float:
         call()
         took.append(time.perf_counter() - begin)
     return statistics.median(took)
-
-
-def ceiling(dtype: str) -> float:
-    """FLOP/s of a large matrix product, the best of ten."""
-    side = 2048 if jax.default_backend() == "cpu" else 4096
-    matrix = jnp.ones((side, side), dtype)
-    product = jax.jit(jnp.dot)
-    jax.block_until_ready(product(matrix, matrix))
-    best = math.inf
-    for _ in range(10):
-        begin = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
-        best = min(best, time.perf_counter() - begin)
-    return 2 * side**3 / best
 
 
 def measure_acting(policy: VPTPolicy, params: Any, batch: int, seconds: float) -> float:
