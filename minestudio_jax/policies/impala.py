@@ -14,10 +14,13 @@ from jax import lax
 
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.convolution import convolve_3x3
+from minestudio_jax.policies.grouping import in_groups
 from minestudio_jax.policies.network_policy import NetworkPolicy
 from minestudio_jax.policies.policy import PolicyState
 from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
+
+_IMAGES_FOR_CACHES = 32
 
 
 class Convolution(nnx.Module):
@@ -100,8 +103,10 @@ class ImpalaNetwork(nnx.Module):
         action_spec: dict[str, int],
         channels: Sequence[int],
         hidden_size: int,
+        images_at_a_time: int,
         rngs: nnx.Rngs,
     ) -> None:
+        self.images_at_a_time = images_at_a_time
         height, width, depth = image_shape
         self.num_stacks = len(channels)
         for i, outputs in enumerate(channels):
@@ -126,13 +131,17 @@ class ImpalaNetwork(nnx.Module):
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         """uint8 [B, T, H, W, C], bool [B, T], float32 [B, S] -> log-probabilities, value [B, T], memory."""
         batch, steps = first.shape
-        x = image.reshape((batch * steps, *image.shape[2:])).astype(jnp.float32) / 255
-        for i in range(self.num_stacks):
-            x = getattr(self, f"stack_{i}")(x)
-        x = nnx.relu(self.norm(self.embedding(nnx.relu(x).reshape(batch * steps, -1))))
+        x = in_groups(self._encode, image.reshape(batch * steps, *image.shape[2:]), self.images_at_a_time)
         x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
         logits = {name: nnx.log_softmax(head(x)) for name, head in self.action_heads.items()}
         return logits, self.value_head(x)[..., 0], memory
+
+    def _encode(self, image: jax.Array) -> jax.Array:
+        """uint8 [N, H, W, C] -> [N, S]."""
+        x = image.astype(jnp.float32) / 255
+        for i in range(self.num_stacks):
+            x = getattr(self, f"stack_{i}")(x)
+        return nnx.relu(self.norm(self.embedding(nnx.relu(x).reshape(x.shape[0], -1))))
 
 
 class ImpalaPolicy(NetworkPolicy):
@@ -163,9 +172,12 @@ class ImpalaPolicy(NetworkPolicy):
                 f"{dict(spec.observation)}: name a policy of your own with policy.factory"
             )
         self._hidden_size = hidden_size
+        # What a CPU gains by its caches an accelerator, or a batch split over devices, would lose.
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        at_a_time = _IMAGES_FOR_CACHES if alone else 0
 
         def build(rngs: nnx.Rngs) -> ImpalaNetwork:
-            return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, rngs)
+            return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, at_a_time, rngs)
 
         super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
 

@@ -10,22 +10,28 @@ from jax import lax
 def max_pool_3x3(x: jax.Array) -> jax.Array:
     """Maximum over windows of 3x3 around every second pixel; the border is padded.
 
-    XLA's own windowed reduction, and more so its gradient, are slow on CPUs: there this took a quarter of the time for
-    64 channels of 128x128 pixels, and its gradient a tenth. Equal maxima of a window share the gradient.
+    XLA's own windowed reduction, and more so its gradient, are slow on CPUs: there this took a fifth of the time for
+    64 channels of 128x128 pixels, and its gradient a twentieth. Of equal maxima of a window one gets the gradient.
 
     Args:
       x: [N, H, W, C].
     Returns:
       [N, ceil(H / 2), ceil(W / 2), C].
     """
-    return _halved(_halved(x, 1), 2)
+    return _halved(_halved(x, 2), 1)
 
 
 def _halved(x: jax.Array, axis: int) -> jax.Array:
-    size = x.shape[axis]
-    padding = [(0, 0)] * x.ndim
-    padding[axis] = (1, size % 2)
-    x = jnp.pad(x, padding, constant_values=-jnp.inf)
-    last = size - 1 + size % 2  # where the last window begins, exclusive
-    left, middle, right = (lax.slice_in_dim(x, start, start + last, 2, axis) for start in range(3))
-    return jnp.maximum(jnp.maximum(left, middle), right)
+    """Maxima of the pixels 2i - 1, 2i and 2i + 1."""
+    lowest = jnp.array(-jnp.inf, x.dtype)
+    none = (0, 0, 0)
+    x = lax.pad(x, lowest, [(0, x.shape[a] % 2, 0) if a == axis else none for a in range(x.ndim)])
+    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(pairs, which, axis + 1, keepdims=False) for which in (0, 1))
+    before = lax.pad(odd, lowest, [(1, -1, 0) if a == axis else none for a in range(x.ndim)])
+    return _larger(_larger(before, even), odd)
+
+
+def _larger(one: jax.Array, other: jax.Array) -> jax.Array:
+    """jnp.maximum, but for its gradient, which divides where both are equal."""
+    return jnp.where(other <= one, one, other)

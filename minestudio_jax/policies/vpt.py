@@ -22,6 +22,7 @@ from minestudio_jax.envs import actions
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies import winograd
 from minestudio_jax.policies.convolution import convolve_3x3
+from minestudio_jax.policies.grouping import in_groups
 from minestudio_jax.policies.network_policy import NetworkPolicy
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.policies.pooling import max_pool_3x3
@@ -212,12 +213,7 @@ class Encoder(nnx.Module):
         self.linear = Dense(_EMBEDDING, shape.hidsize, 1.0, arithmetic, rngs)
 
     def __call__(self, image: jax.Array) -> jax.Array:
-        number = image.shape[0]
-        most = min(self.images_at_a_time, number) or number
-        group = next(size for size in range(most, 0, -1) if number % size == 0)
-        if group == number:
-            return self._encode(image)
-        return lax.map(self._encode, image.reshape(-1, group, *image.shape[1:])).reshape(number, -1)
+        return in_groups(self._encode, image, self.images_at_a_time)
 
     def _encode(self, image: jax.Array) -> jax.Array:
         x = image.astype(self.arithmetic.exact) / 255

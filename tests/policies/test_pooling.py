@@ -26,7 +26,6 @@ def test_it_is_the_windowed_maximum_and_so_is_its_gradient(shape):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_equal_maxima_share_the_gradient():
+def test_of_equal_maxima_one_gets_the_gradient():
     gradient = jax.grad(lambda x: max_pool_3x3(x).sum())(jnp.zeros((1, 2, 2, 1)))
-    assert float(gradient.sum()) == 1.0
-    assert (gradient > 0).all()
+    assert sorted(gradient.ravel().tolist()) == [0, 0, 0, 1]
