@@ -4,7 +4,7 @@
 
 The small network is the quickstart's: 48x48 pixels, channels 8,16,16, memory of 128. An iteration of it learns from 16
 fragments in batches of 8, two epochs; one of VPT-1x from one fragment, one epoch. Contexts are 32 steps for VPT, the
-fragment for the small network. float32. FLOP are the compiler's count (`trainer.cost`), the ceiling is the best matrix
+fragment for the small network. float32. FLOP are counted by `trainer.cost`, the ceiling is the best matrix
 product of the run. With --pytorch the same update runs in eager PyTorch (`benchmarks/learner_pytorch.py`), and with
 --compile in torch.compile too, each in a process of its own, in turns with ours.
 """
@@ -65,9 +65,9 @@ def measure(
     """Median seconds of an iteration, and its cost."""
     state = jax.jit(partial(initial_state, policy, config, 0))()
     batch, now = jax.device_put(random_batch(policy, spec, fragments, steps)), coefficients(config, 0, 0)
-    update = jax.jit(make_update(policy, config, 1), donate_argnums=0).lower(state, batch, now).compile()
-    abstract = jax.eval_shape(lambda: state)
-    cost = cost_of(policy, config, abstract, jax.eval_shape(lambda: batch), update)
+    jitted = jax.jit(make_update(policy, config, 1), donate_argnums=0)
+    update = jitted.lower(state, batch, now).compile()
+    cost = cost_of(jitted, update, state, batch, config)
     took: list[float] = []
     for _ in range(1 + repeats):
         begin = time.perf_counter()

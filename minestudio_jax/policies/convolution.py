@@ -51,7 +51,10 @@ def _backward(
 def _gradients(
     precision: lax.Precision | None, x: jax.Array, kernel: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(partial(_convolve, precision=precision), x, kernel)[1](dy)
+    # Linear in each operand: transposed one by one, the convolution itself need not be computed again.
+    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, precision), x)(dy)
+    (dkernel,) = jax.linear_transpose(lambda kernel: _convolve(x, kernel, precision), kernel)(dy)
+    return dx, dkernel
 
 
 def _gradients_in_canonical_layout(

@@ -1,19 +1,17 @@
-"""What one iteration of learning costs, as the compiler counts it."""
+"""What one iteration of learning costs."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from minestudio_jax.config import TrainerConfig
-from minestudio_jax.policies.policy import Policy
 from minestudio_jax.trainer.batch import FragmentBatch
 from minestudio_jax.trainer.schedules import Coefficients
 from minestudio_jax.trainer.state import TrainState
-from minestudio_jax.trainer.targets import make_targets
-from minestudio_jax.trainer.update import accumulated_gradient
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Cost:
       parameters: trained numbers.
       steps: environment steps it learns from, padding included.
       optimizer_steps: changes of the parameters.
-      flop: floating-point operations over all devices, of passes over the network.
+      flop: of matrix products and convolutions, over all devices.
       device_bytes: memory of each device while it runs: state, batch and everything in between.
     """
 
@@ -41,38 +39,21 @@ class Cost:
         )
 
 
-def cost_of(policy: Policy, config: TrainerConfig, state: TrainState, batch: FragmentBatch, compiled: Any) -> Cost:
+def cost_of(update: Any, compiled: Any, state: TrainState, batch: FragmentBatch, config: TrainerConfig) -> Cost:
     """
     Args:
-      state, batch: shapes and dtypes of what the update takes.
-      compiled: the compiled update.
+      update: the function from `trainer.update`.
+      compiled: the same, compiled.
+      state, batch: shapes and dtypes of what it takes.
+      config: that it was made with.
     """
-    fragments, length = batch.reward.shape
-    context = config.context_length
-    # The compiler counts the body of a loop once. One context of one batch has no loop that runs more than once.
-    batches = config.batches_per_iteration
-    small = _abstract_rows(batch, fragments // batches, context)
-    grouped = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), small)
-    coefficients = Coefficients.abstract()
-
-    def targets(params: Any, batch: FragmentBatch) -> Any:
-        return make_targets(policy, config, params, batch, fragments // batches)
-
-    def gradient(params: Any, reference: Any, group: Any, now: Coefficients) -> Any:
-        return accumulated_gradient(policy, config, params, reference, group, now)
-
-    one_pass = _flop(targets, state.params, small)
-    shapes = jax.eval_shape(targets, state.params, small)
-    group = (grouped, jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), shapes))
-    one_gradient = _flop(gradient, state.params, state.reference, group, coefficients)
-    epochs, contexts = config.epochs_per_iteration, batches * (length // context)
-    passes = epochs if config.advantage_refresh == "epoch" else 1
     memory = compiled.memory_analysis()
+    fragments, length = batch.reward.shape
     return Cost(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         steps=fragments * length,
-        optimizer_steps=epochs * batches // config.gradient_accumulation,
-        flop=contexts * (passes * one_pass + epochs * one_gradient),
+        optimizer_steps=config.epochs_per_iteration * config.batches_per_iteration // config.gradient_accumulation,
+        flop=flop_of(jax.make_jaxpr(update)(state, batch, Coefficients.abstract()).jaxpr),
         device_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -80,26 +61,27 @@ def cost_of(policy: Policy, config: TrainerConfig, state: TrainState, batch: Fra
     )
 
 
-def _abstract_rows(batch: FragmentBatch, rows: int, steps: int) -> FragmentBatch:
-    """The batch with fewer fragments and fewer steps."""
-    length = batch.reward.shape[1]
+def flop_of(jaxpr: Any) -> float:
+    """Multiplications and additions of all matrix products and convolutions; nothing else is counted.
 
-    def cut(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        name = path[0].name
-        shape = (rows, *leaf.shape[1:])
-        if name in ("obs", "first", "behaviour_value"):
-            shape = (rows, steps + 1, *leaf.shape[2:])
-        elif name != "policy_state" and leaf.ndim > 1 and leaf.shape[1] == length:
-            shape = (rows, steps, *leaf.shape[2:])
-        return jax.ShapeDtypeStruct(shape, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(cut, batch)
-
-
-def _flop(function: Any, *arguments: Any) -> float:
-    analysis: Any = jax.jit(function).lower(*_unplaced(arguments)).cost_analysis()
-    return float(analysis["flops"])
-
-
-def _unplaced(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    Loops of known length count as often as they run, others once; of branches the dearest counts.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        parameters = equation.params
+        match equation.primitive.name:
+            case "dot_general":
+                (contracted, _), _ = parameters["dimension_numbers"]
+                left = equation.invars[0].aval.shape
+                total += 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+            case "conv_general_dilated":
+                kernel = equation.invars[1].aval
+                outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
+                total += 2 * equation.outvars[0].aval.size * kernel.size / outputs
+            case "cond":
+                total += max(flop_of(branch.jaxpr) for branch in parameters["branches"])
+            case "scan":
+                total += parameters["length"] * flop_of(parameters["jaxpr"].jaxpr)
+            case _:
+                total += sum(flop_of(inner) for inner in jax.core.jaxprs_in_params(parameters))
+    return total

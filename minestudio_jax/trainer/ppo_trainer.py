@@ -65,7 +65,7 @@ class PPOTrainer:
         collector: DeviceCollector | None = None,
         pretrained: Params | None = None,
     ) -> None:
-        self._config, self._policy = config, policy
+        self._config = config
         mesh = sharding.data_mesh()
         self._batch_sharding = sharding.along_data(mesh)
 
@@ -105,8 +105,9 @@ class PPOTrainer:
         """Compiles the update ahead of the first batch, and the collection if it is the trainer's; what it costs."""
         if self._collector is not None:
             self._collector.compile(self._abstract.params)
-        self._update = self._update.lower(self._abstract, self._abstract_batch, Coefficients.abstract()).compile()
-        return cost_of(self._policy, self._config, self._abstract, self._abstract_batch, self._update)
+        jitted, arguments = self._update, (self._abstract, self._abstract_batch)
+        self._update = jitted.lower(*arguments, Coefficients.abstract()).compile()
+        return cost_of(jitted, self._update, *arguments, self._config)
 
     def publish(self) -> None:
         """Makes the present parameters the next policy version."""
