@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer.batch import FragmentBatch
@@ -83,5 +84,5 @@ def flop_of(jaxpr: Any) -> float:
             case "scan":
                 total += parameters["length"] * flop_of(parameters["jaxpr"].jaxpr)
             case _:
-                total += sum(flop_of(inner) for inner in jax.core.jaxprs_in_params(parameters))
+                total += sum(flop_of(inner) for inner in jaxprs_in_params(parameters))
     return total

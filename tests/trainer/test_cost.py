@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -42,7 +43,11 @@ def test_flop_of_convolutions_loops_and_branches():
     def function(x, kernel):
         convolved = convolve_3x3(x, kernel)
         looped = jax.lax.map(lambda row: row @ row.T, x[0])
-        return convolved, looped, jax.lax.cond(x[0, 0, 0, 0] > 0, lambda: x[0, 0] @ x[0, 1].T, lambda: x[0, 0, :, :6])
+        return (
+            convolved,
+            looped,
+            jax.lax.cond(x[0, 0, 0, 0] > 0, lambda: x[0, 0] @ x[0, 1].T, lambda: jnp.zeros((6, 6))),
+        )
 
     jaxpr = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((2, 4, 6, 5), np.float32), kernel)
     convolution, product = 2 * (2 * 4 * 6) * 9 * 5 * 7, 2 * 6 * 5 * 6
