@@ -388,6 +388,11 @@ def validate(config: Config) -> None:
             f"trainer.reference_update={updates!r} has no effect without a reference: set trainer.kl_reference_coef, "
             "or 'never'"
         )
+    if trainer.off_policy != "vtrace" and trainer.vtrace_clip != TrainerConfig().vtrace_clip:
+        faults.append(
+            f"trainer.vtrace_clip={trainer.vtrace_clip} has no effect with trainer.off_policy={trainer.off_policy!r}: "
+            "remove it, or set vtrace"
+        )
     if 0 < trainer.dual_clip <= 1 + trainer.ppo_clip:
         faults.append(
             f"trainer.dual_clip={trainer.dual_clip} is not above 1 + trainer.ppo_clip={1 + trainer.ppo_clip:g}: the "

@@ -82,6 +82,12 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"policy": {"options": {"a": 1}}}, ["policy.options", "policy.factory"]),
         ({"env": {"python": "/bin/x"}}, ["env.python='/bin/x'", "env.factory"]),
         ({"policy": {"channels": ()}}, ["policy.channels", "16,32,32"]),
+        ({"trainer": {"dual_clip": 1.1}}, ["trainer.dual_clip=1.1", "1.2", "0 takes it away"]),
+        ({"trainer": {"off_policy": "none"}}, ["trainer.off_policy='none'", "behaviour, recompute, vtrace"]),
+        ({"trainer": {"vtrace_clip": 2.0}}, ["trainer.vtrace_clip=2.0", "off_policy"]),
+        ({"trainer": {"reference_update": "interval"}}, ["reference_update='interval'", "reference_interval=0"]),
+        ({"trainer": {"reference_interval": 5}}, ["reference_update='never'", "reference_interval=5"]),
+        ({"trainer": {"reference_update": "best_return"}}, ["best_return", "trainer.kl_reference_coef"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_the_remedy(sections, words):
