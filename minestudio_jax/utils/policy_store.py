@@ -20,6 +20,8 @@ import orbax.checkpoint as ocp
 # folders. Whoever writes or reads through Orbax in this process holds this lock.
 ORBAX_LOCK = threading.Lock()
 
+_REMOVED = ".removed"
+
 
 def version_path(directory: Path, version: int) -> Path:
     return directory / f"{version:08d}"
@@ -37,7 +39,7 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
     """
     path = version_path(directory.absolute(), version)
     if path.exists():
-        shutil.rmtree(path)
+        _remove(path)
     with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(params))
     return path
@@ -51,14 +53,19 @@ def load_version(path: Path, abstract: Any) -> Any:
       abstract: tree of jax.ShapeDtypeStruct; what the policy's `init` would give.
     Raises:
       ValueError: the version does not fit the policy.
-      FileNotFoundError: there is no such version.
+      FileNotFoundError: there is no such version, or no longer.
     """
     path = path.absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no policy version at {path}")
-    with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
-        params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
+    restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
+    try:
+        with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
+    finally:
+        # Whatever reading it in part led to.
+        if not path.is_dir():
+            raise FileNotFoundError(f"the policy version at {path} was removed while it was read")
 
     def check(where: Any, wanted: Any, got: Any) -> None:
         if tuple(wanted.shape) != tuple(got.shape):
@@ -98,11 +105,21 @@ def list_versions(directory: Path) -> list[int]:
 def remove_versions(directory: Path, keep: int) -> None:
     """Deletes all but the newest `keep` versions."""
     for version in list_versions(directory)[: -keep or None]:
-        shutil.rmtree(version_path(directory, version), ignore_errors=True)
+        _remove(version_path(directory, version))
 
 
 def remove_newer_versions(directory: Path, version: int) -> None:
-    """Deletes the versions above `version`."""
+    """Deletes the versions above `version`, and what a process that was killed had only half deleted."""
     for newer in list_versions(directory):
         if newer > version:
-            shutil.rmtree(version_path(directory, newer), ignore_errors=True)
+            _remove(version_path(directory, newer))
+    for leftover in directory.glob(f"*{_REMOVED}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Deletes a version; its name goes first, by which a reader knows."""
+    removed = path.with_name(path.name + _REMOVED)
+    shutil.rmtree(removed, ignore_errors=True)
+    path.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)

@@ -44,7 +44,7 @@ def test_the_program_plays_a_script_and_writes_a_video(tmp_path):
     program = Program(
         "play", "--task=collect_dirt", "--preset=toy", "--script=pitch=8*6; attack*14", f"--video={tmp_path / 'v.mp4'}"
     )
-    assert program.wait() == 0, program.stderr
+    assert program.wait() == 0, program.stdout + program.stderr
     assert "20 ticks, reward" in program.stdout
     assert "dirt" in program.stdout
     with av.open(str(tmp_path / "v.mp4")) as video:

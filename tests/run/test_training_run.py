@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
     """A run of five iterations, to its end."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
     program = train(run_dir, "--trainer.num_iterations=5")
-    assert program.wait() == 0, program.stderr
+    assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     return run_dir, program
 
@@ -151,7 +151,7 @@ def test_a_signal_during_the_start_ends_it_in_good_order(tmp_path):
         if "rollout worker" in line:
             break
     os.kill(program.process.pid, signal.SIGTERM)
-    assert program.wait() == 0, program.stderr
+    assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
 
 
@@ -165,7 +165,7 @@ def test_a_killed_rollout_worker_is_replaced(tmp_path):
     reached = metrics(run_dir)[-1]["iteration"]
     wait_for_iteration(program, run_dir, reached + 8)
     os.kill(program.process.pid, signal.SIGTERM)
-    assert program.wait() == 0, program.stderr
+    assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     records = metrics(run_dir)
     assert records[-1]["rollout/worker_restarts"] == 1
@@ -206,14 +206,14 @@ def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds
     for program in programs.values():
         os.kill(program.process.pid, signal.SIGTERM)
     for program in programs.values():
-        assert program.wait() == 0, program.stderr
+        assert program.wait() == 0, program.stdout + program.stderr
         program.assert_nothing_left()
 
 
 def test_evaluate_plays_with_the_newest_policy(finished):
     run_dir, _ = finished
     program = Program("evaluate", f"--run.dir={run_dir}", "--episodes=5", "--greedy")
-    assert program.wait() == 0, program.stderr
+    assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     lines = program.stdout.splitlines()
     assert sum(line.startswith("episode ") for line in lines) == 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -34,6 +37,38 @@ def test_removing_keeps_the_newest_or_all_up_to_one(tmp_path, params):
     assert policy_store.list_versions(tmp_path) == [3, 4, 5]
     policy_store.remove_newer_versions(tmp_path, 4)
     assert policy_store.list_versions(tmp_path) == [3, 4]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from minestudio_jax.utils import policy_store
+for version in range(1, 61):
+    values = {name: np.full(50_000, version, np.float32) for name in "abcdefgh"}
+    policy_store.save_version(Path(sys.argv[1]), version, values)
+    policy_store.remove_versions(Path(sys.argv[1]), keep=1)
+"""
+
+
+# When one array cannot be read, Orbax leaves the reads of the others alone and does not look at their errors.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_version_that_is_removed_while_it_is_read_is_read_whole_or_not_at_all(tmp_path):
+    """A worker that is late must neither fail nor act with parameters of which a part is missing."""
+    shapes = {name: jax.ShapeDtypeStruct((50_000,), np.float32) for name in "abcdefgh"}
+    outcomes = {"read": 0, "gone": 0}
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) as writer:
+        while writer.poll() is None:
+            for version in policy_store.list_versions(tmp_path)[-1:]:
+                try:
+                    values = policy_store.load_version(policy_store.version_path(tmp_path, version), shapes)
+                except FileNotFoundError:
+                    outcomes["gone"] += 1
+                else:
+                    outcomes["read"] += 1
+                    assert all(np.all(leaf == version) for leaf in values.values())
+    assert writer.returncode == 0
+    assert all(outcomes.values()), outcomes
 
 
 def test_a_version_of_the_same_number_is_replaced(tmp_path, params):
