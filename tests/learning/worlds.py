@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-_DARK, _SIGN, _LEFT, _RIGHT, _JUNCTION = 0, 120, 80, 160, 240
+# Colours, not shades: a layer norm makes shades of one image nearly the same.
+_DARK, _SIGN, _JUNCTION = (0, 0, 0), (200, 200, 0), (0, 200, 0)
+_LEFT, _RIGHT = (200, 0, 0), (0, 0, 200)
 
 
 class Tick(NamedTuple):
@@ -17,7 +19,11 @@ class Tick(NamedTuple):
 
 
 def _flat(colour: Any, height: int, width: int) -> jax.Array:
-    return jnp.full((height, width, 3), colour, jnp.uint8)
+    return jnp.broadcast_to(jnp.asarray(colour, jnp.uint8), (height, width, 3))
+
+
+def _choose(condition: jax.Array, this: Any, other: Any) -> jax.Array:
+    return jnp.where(condition, jnp.asarray(this), jnp.asarray(other))
 
 
 class Bandit:
@@ -48,7 +54,7 @@ class TMaze:
     No policy without memory gets more than 0 on average.
     """
 
-    corridor = 5
+    corridor = 3
 
     def reset(self, key: jax.Array) -> Walk:
         return Walk(jax.random.randint(key, (), 0, 2), jnp.int32(0))
@@ -59,8 +65,9 @@ class TMaze:
         return Walk(state.side, state.step + 1), Tick(jnp.where(there, reward, 0.0), there, jnp.bool_(False))
 
     def render(self, state: Walk, height: int, width: int) -> jax.Array:
-        sign = jnp.where(state.side == 0, _LEFT, _RIGHT)
-        colour = jnp.where(state.step == 0, sign, jnp.where(state.step > self.corridor, _JUNCTION, _DARK))
+        sign = _choose(state.side == 0, _LEFT, _RIGHT)
+        behind = _choose(state.step > self.corridor, _JUNCTION, _DARK)
+        colour = _choose(state.step == 0, sign, behind)
         return _flat(colour, height, width)
 
 
@@ -89,4 +96,4 @@ class Wages:
         return state + 1, Tick(jnp.where(leaves, 1.0, 0.2), leaves | (over & ~truncated), truncated)
 
     def render(self, state: jax.Array, height: int, width: int) -> jax.Array:
-        return _flat(jnp.where(state == 0, _SIGN, _DARK), height, width)
+        return _flat(_choose(state == 0, _SIGN, _DARK), height, width)
