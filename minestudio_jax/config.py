@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from absl import flags
+
+from minestudio_jax.utils.task_assignment import assigned_tasks
 
 
 class ConfigError(ValueError):
@@ -77,6 +80,11 @@ class EnvConfig:
     )
     task: str = _setting(
         "chop_tree", "Task of the embedded world, by name or path of a .yaml file; a label in the data otherwise."
+    )
+    tasks: dict[str, Any] = _setting(
+        {},
+        "JSON object: task -> share of the environments, for a run of several tasks. A factory gets its environment's "
+        "as task=. Empty: env.task for all.",
     )
     preset: str = _setting("toy", "Constants of the embedded world.", choices=("toy", "vanilla"))
     action_set: str = _setting(
@@ -248,6 +256,11 @@ class TrainerConfig:
         choices=("never", "interval", "best_return"),
     )
     reference_interval: int = _setting(0, "Iterations between new references.", lower=0)
+    task_weights: dict[str, Any] = _setting(
+        {},
+        "JSON object: task -> weight of its steps in the loss, relative to the other tasks; 0 plays a task without "
+        "learning from it. Tasks that are not named have 1.",
+    )
     clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
     use_normalized_vf: bool = _setting(True, "The value head predicts returns normalised by running statistics.")
     value_statistics: str = _setting(
@@ -331,6 +344,61 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 def fragments_per_iteration(trainer: TrainerConfig, num_devices: int) -> int:
     """Fragments that one iteration trains on: batch size times devices times batches."""
     return trainer.batch_size_per_device * num_devices * trainer.batches_per_iteration
+
+
+def num_environments(config: Config) -> int:
+    """Environments of the whole run."""
+    return config.rollout.num_envs * (config.rollout.num_rollout_workers if config.rollout.mode == "ray" else 1)
+
+
+def task_shares(env: EnvConfig) -> dict[str, float]:
+    """Task -> share of the environments."""
+    return env.tasks or {env.task: 1.0}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _task_faults(config: Config) -> list[str]:
+    """What is wrong with several tasks and their weights."""
+    env, weights = config.env, config.trainer.task_weights
+    wrong = [
+        f"env.tasks: the share {share!r} of {task!r} is not a number above 0: give one, or leave the task out"
+        for task, share in env.tasks.items()
+        if not (_is_number(share) and share > 0)
+    ]
+    wrong += [
+        f"trainer.task_weights: the weight {weight!r} of {task!r} is not a number of at least 0"
+        for task, weight in weights.items()
+        if not (_is_number(weight) and weight >= 0)
+    ]
+    if wrong:
+        return wrong
+    faults = []
+    if env.tasks and env.task != EnvConfig().task:
+        faults.append(f"env.task={env.task!r} has no effect with env.tasks={json.dumps(env.tasks)}: remove one of them")
+    if env.tasks and config.rollout.mode == "device":
+        faults.append(
+            "env.tasks needs rollout workers, rollout.mode='device' plays one task: set env.task, or mode 'ray'"
+        )
+    if env.factory and env.tasks and "task" in env.options:
+        faults.append("env.options: 'task' is given to the factory by env.tasks: remove one of them")
+    played = assigned_tasks(env.tasks, num_environments(config)) if env.tasks else [env.task]
+    for task in task_shares(env):
+        if task not in played:
+            faults.append(
+                f"env.tasks: none of the {len(played)} environments would play {task!r}: raise its share, "
+                "rollout.num_envs or rollout.num_rollout_workers"
+            )
+    for task in weights:
+        if task not in task_shares(env):
+            faults.append(f"trainer.task_weights: {task!r} is not played{_nearest(task, list(task_shares(env)))}")
+    if not any(weights.get(task, 1.0) for task in task_shares(env)):
+        faults.append(
+            f"trainer.task_weights={json.dumps(weights)}: nothing would be learnt; give a task a weight above 0"
+        )
+    return faults
 
 
 def _policy_faults(policy: PolicyConfig) -> list[str]:
@@ -432,6 +500,7 @@ def validate(config: Config) -> None:
                 "set rollout.num_envs"
             )
     faults.extend(_policy_faults(config.policy))
+    faults.extend(_task_faults(config))
     if config.policy.options and not config.policy.factory:
         faults.append(
             f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"

@@ -31,14 +31,14 @@ class ScriptedEnv:
 
     def __init__(
         self, index, seed, episode_length=3, end="terminated", step_s=0.0, fault="", fault_in="step", fault_step=2,
-        fault_episode=0, fault_index=0, fault_once="", child="", height=4,
+        fault_episode=0, fault_index=0, fault_once="", child="", height=4, task="",
     ):  # fmt: skip
         self.spec = EnvironmentSpec({"image": ArraySpec((height, 4, 3), "uint8")}, {"choice": 4})
         self._index, self._seed, self._reset_seed, self._height = index, seed, None, height
         self._episode_length, self._end, self._step_s = episode_length, end, step_s
         self._fault = fault if index == fault_index else ""
         self._fault_in, self._fault_at, self._fault_once = fault_in, (fault_episode, fault_step), fault_once
-        self._episode = -1
+        self._episode, self._task = -1, task
         self._children = []
         if child:
             sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -68,6 +68,7 @@ class ScriptedEnv:
         ended = self._step == self._episode_length
         info = {
             "choice": int(action["choice"][0]),
+            "task": self._task,
             "seed": self._seed,
             "reset_seed": self._reset_seed,
             "count": np.int64(self._step),

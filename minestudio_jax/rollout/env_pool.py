@@ -54,7 +54,11 @@ class EnvPool(Protocol):
 
     spec: EnvironmentSpec
     num_envs: int
-    counters: PoolCounters
+
+    @property
+    def counters(self) -> PoolCounters:
+        """What has happened so far."""
+        ...
 
     def recv(self, timeout_s: float) -> EnvironmentSteps | None:
         """Waits until at least one environment is ready and returns the ready ones.

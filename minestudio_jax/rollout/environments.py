@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config import Config, ConfigError, task_shares
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.utils.seeding import derived_seed
+from minestudio_jax.utils.task_assignment import assigned_tasks
 
 if TYPE_CHECKING:
     from minestudio_jax.envs.voxel import World
@@ -20,11 +22,26 @@ if TYPE_CHECKING:
 def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -> EnvPool:
     """The environments of one rollout worker: the embedded world in process, or env.factory in processes."""
     env, num_envs = config.env, config.rollout.num_envs
-    seed = derived_seed(config.run.seed, "environments", worker_id, worker_life)
+    stream = ("environments", worker_id, worker_life)
+    seed = derived_seed(config.run.seed, *stream)
+    tasks = worker_tasks(config, worker_id)
     if not env.factory:
         from minestudio_jax.rollout.voxel_pool import VoxelEnvPool
 
-        return VoxelEnvPool(embedded_world(config), num_envs, seed, env.height, env.width)
+        if not env.tasks:
+            return VoxelEnvPool(embedded_world(config, env.task), num_envs, seed, env.height, env.width)
+        return CombinedPool(
+            [
+                VoxelEnvPool(
+                    embedded_world(config, task),
+                    tasks.count(task),
+                    derived_seed(config.run.seed, *stream, task),
+                    env.height,
+                    env.width,
+                )
+                for task in dict.fromkeys(tasks)
+            ]
+        )
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
     return ProcessEnvPool(
@@ -39,7 +56,15 @@ def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -
         step_deadline_s=env.step_deadline_s,
         max_failures_per_hour=env.max_failures_per_hour,
         first_env_index=worker_id * num_envs,
+        tasks=tasks if env.tasks else None,
     )
+
+
+def worker_tasks(config: Config, worker_id: int) -> list[str]:
+    """Task of each environment of one worker, those of one task next to each other."""
+    shares, num_envs = task_shares(config.env), config.rollout.num_envs
+    assigned = assigned_tasks(shares, (worker_id + 1) * num_envs)[-num_envs:]
+    return sorted(assigned, key=list(shares).index)
 
 
 def check_factory(config: Config) -> None:
@@ -68,15 +93,26 @@ def embedded_spec(config: Config) -> EnvironmentSpec:
     """Spec of the embedded world's environments, without building any.
 
     Raises:
-      ValueError: unknown task or option.
+      ValueError: unknown task or option, or tasks that cannot go together.
     """
     from minestudio_jax.rollout.voxel_pool import voxel_spec
 
-    return voxel_spec(embedded_world(config), config.env.height, config.env.width)
+    specs = {
+        task: voxel_spec(embedded_world(config, task), config.env.height, config.env.width)
+        for task in task_shares(config.env)
+    }
+    (task, spec), *others = specs.items()
+    for other, its_spec in others:
+        if its_spec != spec:
+            raise ValueError(
+                f"env.tasks: {other!r} has the actions {its_spec.action}, {task!r} has {spec.action}: one policy "
+                "cannot play both; take tasks of one action set, or env.action_set=vpt, which is the same for all"
+            )
+    return spec
 
 
-def embedded_world(config: Config) -> World:
-    """The world that the settings describe.
+def embedded_world(config: Config, task: str) -> World:
+    """The world that the settings describe, for one of their tasks.
 
     Raises:
       ValueError: unknown task or option.
@@ -87,4 +123,4 @@ def embedded_world(config: Config) -> World:
     for key in ("task", "preset", "action_set"):
         if key in env.options:
             raise ValueError(f"env.options: {key}={env.options[key]!r} belongs into --env.{key}")
-    return voxel.make(env.task, env.preset, env.action_set, **env.options)
+    return voxel.make(task, env.preset, env.action_set, **env.options)

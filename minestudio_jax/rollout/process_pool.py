@@ -8,6 +8,7 @@ import enum
 import logging
 import selectors
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ class ProcessEnvPool:
       start_deadline_s, reset_deadline_s, step_deadline_s: seconds; an environment past one is killed and restarted.
       max_failures_per_hour: of all environments together; one more makes `recv` raise.
       first_env_index: index in the run of environment 0 of this pool.
+      tasks: of each environment, given to its factory as task=; None: nothing is given.
     Raises:
       EnvironmentFailure: no environment can be started. The constructor returns when the first one has been.
     """
@@ -102,12 +104,15 @@ class ProcessEnvPool:
         step_deadline_s: float,
         max_failures_per_hour: int,
         first_env_index: int = 0,
+        tasks: Sequence[str] | None = None,
     ) -> None:
         self.num_envs = num_envs
         self.counters = PoolCounters()
-        self._launch = EnvLaunch(
-            factory, Path(log_dir), options, python, start_deadline_s, reset_deadline_s, step_deadline_s
-        )
+        launch = EnvLaunch(factory, Path(log_dir), options, python, start_deadline_s, reset_deadline_s, step_deadline_s)
+        self._launches = [
+            launch if tasks is None else dataclasses.replace(launch, options={**options, "task": tasks[i]})
+            for i in range(num_envs)
+        ]
         self._seed, self._first_env_index = seed, first_env_index
         self._max_failures_per_hour = max_failures_per_hour
         self._failure_times: collections.deque[float] = collections.deque()
@@ -207,7 +212,7 @@ class ProcessEnvPool:
         slot.life += 1
         self.counters = dataclasses.replace(self.counters, starts=self.counters.starts + 1)
         try:
-            slot.worker = EnvWorker(self._launch, index, factory_seed, marker)
+            slot.worker = EnvWorker(self._launches[slot.index], index, factory_seed, marker)
         except EnvironmentFailure as failure:
             self._fail(slot, failure)
             return
@@ -282,7 +287,7 @@ class ProcessEnvPool:
         if not self._ever_ready and self.counters.failures >= _FIRST_ATTEMPTS * self.num_envs:
             raise EnvironmentFailure(
                 f"none of {self.num_envs} environments got ready in {self.counters.failures} attempts; check "
-                f"env.factory={self._launch.factory!r} and env.options. The last failure: {failure}"
+                f"env.factory={self._launches[0].factory!r} and env.options. The last failure: {failure}"
             ) from None
         log.warning("%s", failure)
 

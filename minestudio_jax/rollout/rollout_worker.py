@@ -13,6 +13,7 @@ import numpy as np
 from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool
+from minestudio_jax.rollout.environments import worker_tasks
 from minestudio_jax.rollout.episode_statistics import Episode
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_builder import Decision, FragmentBuilder
@@ -66,7 +67,7 @@ class RolloutWorker:
     ) -> None:
         self._pool = pool
         self._emit = emit
-        self._task = config.env.task
+        self._tasks = worker_tasks(config, worker_id)
         self._worker_id, self._worker_life, self._session_id = worker_id, worker_life, session_id
         seed = derived_seed(config.run.seed, "sampling", worker_id, worker_life)
         self._inference = Inference(policy, pool.num_envs, config.rollout.batch_size, seed)
@@ -173,7 +174,7 @@ class RolloutWorker:
                     Episode(
                         float(self._episode_return[env_id]),
                         int(self._episode_length[env_id]),
-                        self._task,
+                        self._tasks[env_id],
                         self._acting_version,
                     )
                 )
@@ -203,7 +204,7 @@ class RolloutWorker:
                 session_id=self._session_id,
                 version_first=version_first,
                 version_last=version_last,
-                task=self._task,
+                task=self._tasks[env_id],
             )
 
         return describe

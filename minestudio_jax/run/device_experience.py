@@ -52,7 +52,7 @@ class DeviceExperience:
         self._board.stage(f"generating {config.rollout.num_envs} worlds on the device")
         return DeviceCollector(
             policy,
-            embedded_world(config),
+            embedded_world(config, config.env.task),
             sharding.data_mesh(),
             config.rollout.num_envs,
             self._needed // config.rollout.num_envs,

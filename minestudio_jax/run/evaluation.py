@@ -13,7 +13,7 @@ import numpy as np
 from minestudio_jax.config import Config, ConfigError, validate
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.env_pool import EnvPool
-from minestudio_jax.rollout.environments import make_pool
+from minestudio_jax.rollout.environments import make_pool, worker_tasks
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.run.run_directory import read_config
 from minestudio_jax.utils import policy_store
@@ -47,16 +47,20 @@ def evaluate(
     path = published_version(run_dir, version)
     pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs")
     try:
-        returns, lengths = _play(config, pool, path, episodes, greedy, out)
+        played = _play(config, pool, path, episodes, greedy, out)
     finally:
         pool.close()
-    result = {
+    returns, lengths = [total for _, total, _ in played], [length for *_, length in played]
+    result: dict[str, Any] = {
         "policy_version": path.name if version is None else float(path.name),
         "episodes": float(episodes),
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
         "length_mean": float(np.mean(lengths)),
     }
+    for task in config.env.tasks:
+        its_returns = [total for its_task, total, _ in played if its_task == task]
+        result[f"return_mean/{task}"] = float(np.mean(its_returns)) if its_returns else None
     print(json.dumps(result), file=out, flush=True)
     return result
 
@@ -82,7 +86,9 @@ def published_version(run_dir: Path, version: int | None) -> Path:
 
 def _play(
     config: Config, pool: EnvPool, version_path: Path, episodes: int, greedy: bool, out: TextIO
-) -> tuple[list[float], list[int]]:
+) -> list[tuple[str, float, int]]:
+    """(task, return, length) of every episode, in the order in which they were begun."""
+    tasks = worker_tasks(config, 0)
     policy = make_policy(config, pool.spec)
     seed = derived_seed(config.run.seed, "evaluation")
     inference = Inference(policy, pool.num_envs, config.rollout.batch_size, seed, greedy)
@@ -91,9 +97,8 @@ def _play(
     begun = 0
     number = [-1] * pool.num_envs  # of the episode under way in each environment; -1: not counted
     total, length = np.zeros(pool.num_envs), np.zeros(pool.num_envs, int)
-    returns: dict[int, float] = {}
-    lengths: dict[int, int] = {}
-    while len(returns) < episodes:
+    played: dict[int, tuple[str, float, int]] = {}
+    while len(played) < episodes:
         steps = pool.recv(_RECV_TIMEOUT_S)
         if steps is None:
             continue
@@ -102,9 +107,10 @@ def _play(
             length[env_id] += 1
             ended = bool(steps.terminated[k] or steps.truncated[k])
             if ended and number[env_id] >= 0:
-                returns[number[env_id]], lengths[number[env_id]] = float(total[env_id]), int(length[env_id])
+                played[number[env_id]] = (tasks[env_id], float(total[env_id]), int(length[env_id]))
+                what = f" of {tasks[env_id]}" if config.env.tasks else ""
                 print(
-                    f"episode {number[env_id] + 1}: return {total[env_id]:g}, {length[env_id]} steps",
+                    f"episode {number[env_id] + 1}{what}: return {total[env_id]:g}, {length[env_id]} steps",
                     file=out,
                     flush=True,
                 )
@@ -115,7 +121,7 @@ def _play(
                 total[env_id], length[env_id] = 0.0, 0
         action, _, _ = inference.act(params, steps.obs, steps.first, steps.env_id)
         pool.send(action, steps.env_id)
-    return [returns[i] for i in range(episodes)], [lengths[i] for i in range(episodes)]
+    return [played[i] for i in range(episodes)]
 
 
 def _merged(stored: Config, command_line: Config, given: Collection[str]) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from minestudio_jax.rollout.episode_statistics import EpisodeStatistics
@@ -17,15 +17,16 @@ class RolloutStatistics:
 
     Args:
       path: file that every episode is written to.
+      tasks: that are played.
       counters: the learner's, asked for every episode.
     """
 
-    def __init__(self, path: Path, counters: Callable[[], Counters]) -> None:
+    def __init__(self, path: Path, tasks: Iterable[str], counters: Callable[[], Counters]) -> None:
         self._lock = threading.Lock()
         self._episode_log = JsonLines(path)
         self._closed = False
         self._counters = counters
-        self._episodes = EpisodeStatistics()
+        self._episodes = EpisodeStatistics(tasks)
         self._seconds: dict[str, float] = {}
         self._env_failures = 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.config import Config, ConfigError, fragments_per_iteration, task_shares
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import embedded_spec
@@ -104,7 +104,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
         if trainer.resumed:
             board.stage(f"continuing after iteration {counters.iteration}, {counters.env_steps:,} env steps")
         _rewind_logs(directory, counters.iteration)
-        statistics = RolloutStatistics(directory.episodes, lambda: trainer.counters)
+        statistics = RolloutStatistics(directory.episodes, task_shares(config.env), lambda: trainer.counters)
         cleanup.callback(statistics.close)
         board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
         board.stage(f"compiled: {trainer.compile()}")

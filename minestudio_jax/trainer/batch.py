@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ class FragmentBatch:
       mask: float32 [N, T], 1 for genuine steps, 0 for padding behind a failure.
       continues: bool [N], fragment n+1 begins with the step after fragment n's last.
       version_first: int32 [N], policy version of the first action, the oldest.
+      weight: float32 [N], of its steps in the loss, relative to the others'.
     """
 
     obs: dict[str, Any]
@@ -39,6 +41,7 @@ class FragmentBatch:
     mask: Any
     continues: Any
     version_first: Any
+    weight: Any
 
 
 def in_runs(fragments: Iterable[SampleFragment]) -> list[SampleFragment]:
@@ -46,7 +49,9 @@ def in_runs(fragments: Iterable[SampleFragment]) -> list[SampleFragment]:
     return sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
 
 
-def stack_fragments(fragments: Sequence[SampleFragment]) -> FragmentBatch:
+def stack_fragments(
+    fragments: Sequence[SampleFragment], task_weights: Mapping[str, float] = MappingProxyType({})
+) -> FragmentBatch:
     """Stacks fragments; NumPy arrays.
 
     A fragment cut by a failure ends in a truncation whose value is that of its last genuine observation: the
@@ -54,6 +59,7 @@ def stack_fragments(fragments: Sequence[SampleFragment]) -> FragmentBatch:
 
     Args:
       fragments: N of them, all of the same T and spec, `in_runs`.
+      task_weights: task -> weight; 1 for others.
     """
     length = fragments[0].length
     metadata = [f.metadata for f in fragments]
@@ -80,6 +86,7 @@ def stack_fragments(fragments: Sequence[SampleFragment]) -> FragmentBatch:
         mask=(np.arange(length) < valid[:, None]).astype(np.float32),
         continues=np.array(continues),
         version_first=np.array([m.version_first for m in metadata], np.int32),
+        weight=np.array([task_weights.get(m.task, 1.0) for m in metadata], np.float32),
     )
 
 
@@ -104,4 +111,5 @@ def abstract_batch(policy: Policy, spec: EnvironmentSpec, num_fragments: int, le
         mask=array(np.float32, length),
         continues=array(np.bool_),
         version_first=array(np.int32),
+        weight=array(np.float32),
     )

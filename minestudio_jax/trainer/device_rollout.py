@@ -151,6 +151,7 @@ def make_collect(
             mask=jnp.ones((num_envs * fragments_per_env, fragment_length), jnp.float32),
             continues=index % fragments_per_env != fragments_per_env - 1,
             version_first=jnp.zeros(num_envs * fragments_per_env, jnp.int32),
+            weight=jnp.ones(num_envs * fragments_per_env, jnp.float32),
         )
         state = dataclasses.replace(
             state,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -44,9 +44,13 @@ class FragmentLoader:
       source: where fragments come from; called from the loader's thread only.
       sharding: of the batch's leading axis.
       ahead: iterations fetched before they are asked for.
+      task_weights: see `stack_fragments`.
     """
 
-    def __init__(self, source: FragmentSource, sharding: NamedSharding, ahead: int) -> None:
+    def __init__(
+        self, source: FragmentSource, sharding: NamedSharding, ahead: int, task_weights: Mapping[str, float]
+    ) -> None:
+        self._task_weights = task_weights
         self._source = source
         self._sharding = sharding
         self._wanted = threading.Semaphore(ahead)
@@ -97,7 +101,7 @@ class FragmentLoader:
     def _load(self, fragments: Sequence[SampleFragment]) -> LoadedBatch:
         fragments = in_runs(fragments)
         return LoadedBatch(
-            batch=jax.device_put(stack_fragments(fragments), self._sharding),
+            batch=jax.device_put(stack_fragments(fragments, self._task_weights), self._sharding),
             steps=sum(f.metadata.valid_steps for f in fragments),
             metadata=[f.metadata for f in fragments],
         )

@@ -121,6 +121,7 @@ class PPOTrainer:
             source,
             self._batch_sharding,
             self._config.prefetch_iterations,
+            self._config.task_weights,
         )
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:

@@ -6,6 +6,7 @@ steps, B fragments a batch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Upda
         key = jax.random.wrap_key_data(state.key)
         key, shuffle_key = jax.random.split(key)
         numbers = jnp.arange(batch.reward.shape[0], dtype=jnp.int32)
+        batch = _with_mean_weight_one(batch)
 
         def epoch(carry: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
             epoch_key, number = inputs
@@ -111,7 +113,7 @@ def accumulated_gradient(
     policy: Policy, config: TrainerConfig, params: Params, reference: Params | None,
     group: tuple[FragmentBatch, Targets], coefficients: Coefficients,
 ) -> tuple[Params, Metrics]:  # fmt: skip
-    """Gradient of the mean loss over all genuine steps of a group of batches, context by context.
+    """Gradient of the weighted mean loss over all genuine steps of a group of batches, context by context.
 
     The reference, if there is one, sees the same history: it begins a fragment with the memory that came with it, which
     is that of the policy that acted, and carries its own from there on.
@@ -134,7 +136,7 @@ def accumulated_gradient(
             if reference_logits is not None:
                 pair = (output.logits, reference_logits)
                 divergence = heads.kl(*(pair if config.kl_reference_direction == "reverse" else reversed(pair)))
-                divergence = jnp.sum(jnp.where(inputs["mask"] > 0, divergence, 0.0)) / count
+                divergence = _weighted_sum(divergence, inputs["weight"]) / count
                 total += jnp.where(coefficients.warm_up, 0.0, coefficients.kl_reference * divergence)
                 metrics |= {"loss/kl_reference": divergence, "loss/total": total}
             return total, (new_memory, metrics)
@@ -150,7 +152,7 @@ def accumulated_gradient(
                 "obs": split_last(batch.obs)[0],
                 "first": batch.first[:, :steps],
                 "action": batch.action,
-                "mask": batch.mask,
+                "weight": batch.mask * batch.weight[:, None],
                 **targets._asdict(),
             },
             config.context_length,
@@ -191,10 +193,10 @@ def _objective(
     coefficients: Coefficients,
     count: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """One context's share of the loss: sums over its genuine steps divided by the whole group's count."""
+    """One context's share of the loss: weighted sums over its genuine steps divided by the whole group's count."""
 
     def mean(x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(inputs["mask"] > 0, x, 0.0)) / count
+        return _weighted_sum(x, inputs["weight"]) / count
 
     logp = heads.log_prob(output.logits, inputs["action"])
     surrogate, log_ratio = losses.clipped_surrogate(
@@ -218,6 +220,18 @@ def _objective(
         "ppo/approx_kl": mean(losses.approximate_kl(log_ratio)),
         "ppo/clip_fraction": mean(1.0 * (jnp.abs(jnp.expm1(log_ratio)) > config.ppo_clip)),
     }
+
+
+def _weighted_sum(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """[...] to []; what has no weight may be anything, even NaN."""
+    return jnp.sum(jnp.where(weight > 0, weight * x, 0.0))
+
+
+def _with_mean_weight_one(batch: FragmentBatch) -> FragmentBatch:
+    """Weights over the whole iteration scaled to mean 1 over its genuine steps: they shift the loss, not its size."""
+    total = jnp.sum(batch.mask * batch.weight[:, None])
+    scale = jnp.where(total > 0, batch.mask.sum() / jnp.maximum(total, 1e-30), 0.0)
+    return dataclasses.replace(batch, weight=batch.weight * scale)
 
 
 def _means(metrics: Metrics, skipped: jax.Array) -> Metrics:

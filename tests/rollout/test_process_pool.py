@@ -21,12 +21,12 @@ def make_pool(tmp_path):
     pools, before = [], (marked_pids(), children(), set(os.listdir("/dev/shm")))
 
     def make(num_envs=1, seed=0, factory="tests.scripted_env:make", max_failures_per_hour=20, step_deadline_s=10.0,
-             first_env_index=0, **options):  # fmt: skip
+             first_env_index=0, tasks=None, **options):  # fmt: skip
         pools.append(
             ProcessEnvPool(
                 factory, num_envs, seed, options, None, tmp_path, start_deadline_s=20.0, reset_deadline_s=10.0,
                 step_deadline_s=step_deadline_s, max_failures_per_hour=max_failures_per_hour,
-                first_env_index=first_env_index,
+                first_env_index=first_env_index, tasks=tasks,
             )
         )  # fmt: skip
         return pools[-1]
@@ -61,6 +61,16 @@ def play(pool, *counts, got=None):
             got[i].append(row)
         act(pool, steps)
     return got
+
+
+def test_every_environment_is_given_its_task(make_pool):
+    pool = make_pool(num_envs=3, tasks=["dig", "dig", "swim"], episode_length=100)
+    told = {}
+    while len(told) < 3:
+        steps = pool.recv(10.0)
+        told |= {int(i): info["task"] for i, info in zip(steps.env_id, steps.info, strict=True) if "task" in info}
+        act(pool, steps)
+    assert told == {0: "dig", 1: "dig", 2: "swim"}
 
 
 @pytest.mark.parametrize("end", ["terminated", "truncated"])

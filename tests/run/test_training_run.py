@@ -21,6 +21,7 @@ PROMISED = {
     "ppo/clip_fraction", "speed/env_steps_per_s", "speed/trained_steps_per_s", "lag/policy_versions_min",
     "lag/policy_versions_mean", "lag/policy_versions_max", "time/wait_s", "time/update_s",
 }  # fmt: skip
+TASKS = ("chop_tree", "mine_cobblestone")
 COUNTERS = ("iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s")
 
 
@@ -37,9 +38,10 @@ def checkpoints(run_dir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of five iterations, to its end."""
+    """A run of five iterations of two tasks, to its end."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    program = train(run_dir, "--trainer.num_iterations=5")
+    tasks = ['--env.tasks={"chop_tree": 3, "mine_cobblestone": 1}', '--trainer.task_weights={"chop_tree": 0.5}']
+    program = train(run_dir, "--trainer.num_iterations=5", *tasks)
     assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     return run_dir, program
@@ -77,7 +79,18 @@ def test_every_metric_that_is_written_is_explained(finished):
     run_dir, _ = finished
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     for name in set().union(*metrics(run_dir)):
+        for task in TASKS:
+            name = name.replace(task, "<task>")
         assert f"`{name}`" in page, name
+
+
+def test_every_task_is_played_by_its_share_of_the_environments(finished):
+    run_dir, _ = finished
+    episodes = [json.loads(line) for line in (run_dir / "episodes.jsonl").read_text().splitlines()]
+    played = [sum(e["task"] == task for e in episodes) for task in TASKS]
+    assert played[0] == 3 * played[1] > 0
+    for record in metrics(run_dir):
+        assert record["episode/count"] == sum(record[f"episode/count/{task}"] for task in TASKS)
 
 
 def test_the_first_update_sees_the_behaviour_policys_own_probabilities(finished):
@@ -220,6 +233,7 @@ def test_evaluate_plays_with_the_newest_policy(finished):
     result = json.loads(lines[-1])
     assert result["episodes"] == 5
     assert result["length_mean"] == 12
+    assert {f"return_mean/{task}" for task in TASKS} < set(result)
     assert result["policy_version"] == policy_store.list_versions(run_dir / "versions")[-1]
 
 

@@ -25,7 +25,7 @@ def open_loader():
 
     def make(source, ahead=0):
         placement = sharding.along_data(sharding.data_mesh())
-        loaders.append(FragmentLoader(source, placement, ahead))
+        loaders.append(FragmentLoader(source, placement, ahead, {}))
         return loaders[-1]
 
     yield make

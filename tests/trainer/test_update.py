@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import subprocess
@@ -46,9 +45,14 @@ def fragments(policy, state):
     return make_fragments(policy, state.params, 8)
 
 
-@functools.cache
 def updated(policy, config, num_devices=1):
-    return jax.jit(make_update(policy, config, num_devices))
+    key = (policy, repr(config), num_devices)
+    if key not in _UPDATES:
+        _UPDATES[key] = jax.jit(make_update(policy, config, num_devices))
+    return _UPDATES[key]
+
+
+_UPDATES = {}
 
 
 def update(policy, config, state, batch, version=1, **changed):
@@ -71,6 +75,40 @@ def outputs(policy, params, fragments):
     batch = stack_fragments(fragments)
     output, _ = policy.apply(params, batch.obs, batch.first, batch.policy_state)
     return output
+
+
+def weighted(fragments, **weights):
+    """A batch whose even fragments are of task a, the others of task b."""
+    named = [
+        dataclasses.replace(f, metadata=dataclasses.replace(f.metadata, task="ab"[n % 2]))
+        for n, f in enumerate(fragments)
+    ]
+    return stack_fragments(named, weights)
+
+
+def test_only_the_ratio_of_the_tasks_weights_matters(policy, state, fragments):
+    equal, _ = update(policy, CONFIG, state, stack_fragments(fragments))
+    assert_same(update(policy, CONFIG, state, weighted(fragments, a=7.0, b=7.0))[0].params, equal.params, atol=1e-6)
+    one, _ = update(policy, CONFIG, state, weighted(fragments, a=2.0, b=0.5))
+    assert_same(update(policy, CONFIG, state, weighted(fragments, a=4.0))[0].params, one.params, atol=1e-6)
+    assert distance(one.params, equal.params) > 1e-4
+
+
+def test_of_a_task_without_weight_nothing_is_learnt(policy, state, fragments):
+    """With advantages that are not normalised over both, one task's actions are all the same to the other's loss."""
+    config = dataclasses.replace(
+        CONFIG, normalize_advantage_full_batch=False, use_normalized_vf=False, batch_size_per_device=8,
+        batches_per_iteration=1,
+    )  # fmt: skip
+    batch = weighted(fragments, b=0.0)
+    other = dataclasses.replace(batch, behaviour_logp=batch.behaviour_logp.copy())
+    other.behaviour_logp[1::2] -= 3.0
+    one, metrics = update(policy, config, state, batch)
+    two, other_metrics = update(policy, config, state, other)
+    assert_same(one.params, two.params, rtol=0)
+    assert metrics["ppo/behaviour_kl"] != other_metrics["ppo/behaviour_kl"]
+    other.behaviour_logp[::2] -= 3.0
+    assert distance(update(policy, config, state, other)[0].params, one.params) > 1e-4
 
 
 def test_every_metric_is_finite_and_fresh_actions_have_ratio_one(policy, state, fragments):
@@ -321,7 +359,7 @@ def test_the_divergence_has_two_directions(policy, held, fragments):
 def test_a_state_without_reference_has_no_divergence_to_tell(policy, state, fragments):
     _, metrics = update(policy, CONFIG, state, stack_fragments(fragments))
     assert "loss/kl_reference" not in metrics
-    own = jax.jit(functools.partial(initial_state, policy, HELD, 0))()
+    own = jax.jit(lambda: initial_state(policy, HELD, 0))()
     assert_same(own.reference, own.params, rtol=0)
 
 

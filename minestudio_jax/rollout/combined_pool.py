@@ -1,0 +1,72 @@
+"""Several pools as one: a worker whose environments play different tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool, PoolCounters
+
+
+class CombinedPool:
+    """The environments of several pools, numbered through in the pools' order.
+
+    Args:
+      pools: one or more of the same spec, which answer without being waited for, such as VoxelEnvPools.
+    """
+
+    def __init__(self, pools: Sequence[EnvPool]) -> None:
+        self._pools = pools
+        self._begins = np.cumsum([0, *(pool.num_envs for pool in pools)]).astype(np.int32)
+        self.spec = pools[0].spec
+        self.num_envs = int(self._begins[-1])
+
+    @property
+    def counters(self) -> PoolCounters:
+        """Sums over the pools."""
+        parts = [pool.counters for pool in self._pools]
+        return PoolCounters(sum(p.starts for p in parts), sum(p.failures for p in parts))
+
+    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
+        """As EnvPool.recv; every pool is given its share of the time."""
+        received = [
+            (begin, steps)
+            for begin, pool in zip(self._begins, self._pools, strict=False)
+            if (steps := pool.recv(timeout_s / len(self._pools))) is not None
+        ]
+        if not received:
+            return None
+        parts = [steps for _, steps in received]
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(steps, name) for steps in parts])
+
+        final_obs = None
+        if any(steps.final_obs is not None for steps in parts):
+            final = [steps.obs if steps.final_obs is None else steps.final_obs for steps in parts]
+            final_obs = {name: np.concatenate([obs[name] for obs in final]) for name in self.spec.observation}
+        return EnvironmentSteps(
+            env_id=np.concatenate([begin + steps.env_id for begin, steps in received]),
+            obs={name: np.concatenate([steps.obs[name] for steps in parts]) for name in self.spec.observation},
+            first=joined("first"),
+            reward=joined("reward"),
+            terminated=joined("terminated"),
+            truncated=joined("truncated"),
+            failed=joined("failed"),
+            final_obs=final_obs,
+            info=[info for steps in parts for info in steps.info],
+        )
+
+    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
+        """As EnvPool.send."""
+        owner = np.searchsorted(self._begins, env_id, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            part = {name: component[mine] for name, component in action.items()}
+            self._pools[number].send(part, env_id[mine] - self._begins[number])
+
+    def close(self) -> None:
+        """As EnvPool.close."""
+        for pool in self._pools:
+            pool.close()
