@@ -261,6 +261,11 @@ class TrainerConfig:
         "JSON object: task -> weight of its steps in the loss, relative to the other tasks; 0 plays a task without "
         "learning from it. Tasks that are not named have 1.",
     )
+    auxiliary: dict[str, Any] = _setting(
+        {},
+        "JSON object: losses besides PPO's -> their options, of which coef is the weight. behaviour_cloning is known; "
+        "yours are package.module:function.",
+    )
     clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
     use_normalized_vf: bool = _setting(True, "The value head predicts returns normalised by running statistics.")
     value_statistics: str = _setting(

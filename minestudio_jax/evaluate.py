@@ -7,6 +7,7 @@ Prints one line an episode and, as the last line, a JSON object with the means.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -17,6 +18,7 @@ _EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes to play.", lower_boun
 _VERSION = flags.DEFINE_integer("version", 0, "Policy version to play; 0: the newest published one.", lower_bound=0)
 _BEST = flags.DEFINE_bool("best", False, "Play the version with the best mean return of 20 episodes so far.")
 _GREEDY = flags.DEFINE_bool("greedy", False, "Take the most probable action instead of sampling.")
+_RECORD = flags.DEFINE_string("record", "", "Folder to which the episodes are added as demonstrations. Empty: none.")
 
 
 def main(config: Config) -> int:
@@ -25,7 +27,8 @@ def main(config: Config) -> int:
     given = {name for name in flags.FLAGS if flags.FLAGS[name].present and "." in name}
     try:
         version = None if _BEST.value else _VERSION.value
-        evaluate(config, given, _EPISODES.value, version, _GREEDY.value, sys.stdout)
+        record = Path(_RECORD.value).expanduser() if _RECORD.value else None
+        evaluate(config, given, _EPISODES.value, version, _GREEDY.value, sys.stdout, record)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,13 +17,20 @@ from minestudio_jax.rollout.environments import make_pool, worker_tasks
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.run.run_directory import read_config
 from minestudio_jax.utils import policy_store
+from minestudio_jax.utils.demonstrations import save_sequence
 from minestudio_jax.utils.seeding import derived_seed
 
 _RECV_TIMEOUT_S = 1.0
 
 
 def evaluate(
-    config: Config, given: Collection[str], episodes: int, version: int | None, greedy: bool, out: TextIO
+    config: Config,
+    given: Collection[str],
+    episodes: int,
+    version: int | None,
+    greedy: bool,
+    out: TextIO,
+    record: Path | None = None,
 ) -> dict[str, Any]:
     """Plays the first `episodes` episodes to be begun, all of them to their ends.
 
@@ -36,6 +43,7 @@ def evaluate(
       version: policy version; 0 is the newest, None the one with the best return so far.
       greedy: most probable action instead of a sampled one.
       out: takes a line an episode and a JSON object at the end.
+      record: folder to which the episodes are added as demonstrations, see `utils.demonstrations`.
     Returns:
       Means and deviations as printed.
     Raises:
@@ -47,7 +55,7 @@ def evaluate(
     path = published_version(run_dir, version)
     pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs")
     try:
-        played = _play(config, pool, path, episodes, greedy, out)
+        played = _play(config, pool, path, episodes, greedy, out, record)
     finally:
         pool.close()
     returns, lengths = [total for _, total, _ in played], [length for *_, length in played]
@@ -85,7 +93,7 @@ def published_version(run_dir: Path, version: int | None) -> Path:
 
 
 def _play(
-    config: Config, pool: EnvPool, version_path: Path, episodes: int, greedy: bool, out: TextIO
+    config: Config, pool: EnvPool, version_path: Path, episodes: int, greedy: bool, out: TextIO, record: Path | None
 ) -> list[tuple[str, float, int]]:
     """(task, return, length) of every episode, in the order in which they were begun."""
     tasks = worker_tasks(config, 0)
@@ -97,6 +105,7 @@ def _play(
     begun = 0
     number = [-1] * pool.num_envs  # of the episode under way in each environment; -1: not counted
     total, length = np.zeros(pool.num_envs), np.zeros(pool.num_envs, int)
+    seen: list[list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]] = [[] for _ in number]
     played: dict[int, tuple[str, float, int]] = {}
     while len(played) < episodes:
         steps = pool.recv(_RECV_TIMEOUT_S)
@@ -108,6 +117,8 @@ def _play(
             ended = bool(steps.terminated[k] or steps.truncated[k])
             if ended and number[env_id] >= 0:
                 played[number[env_id]] = (tasks[env_id], float(total[env_id]), int(length[env_id]))
+                if record is not None:
+                    _save_episode(record, seen[env_id])
                 what = f" of {tasks[env_id]}" if config.env.tasks else ""
                 print(
                     f"episode {number[env_id] + 1}{what}: return {total[env_id]:g}, {length[env_id]} steps",
@@ -119,9 +130,26 @@ def _play(
                 if not (steps.failed[k] and number[env_id] >= 0):
                     number[env_id], begun = (begun, begun + 1) if begun < episodes else (-1, begun)
                 total[env_id], length[env_id] = 0.0, 0
+                seen[env_id] = []
         action, _, _ = inference.act(params, steps.obs, steps.first, steps.env_id)
+        if record is not None:
+            for k, env_id in enumerate(steps.env_id):
+                if number[env_id] >= 0:
+                    obs = {name: x[k].copy() for name, x in steps.obs.items()}
+                    seen[env_id].append((obs, {name: a[k] for name, a in action.items()}))
         pool.send(action, steps.env_id)
     return [played[i] for i in range(episodes)]
+
+
+def _save_episode(folder: Path, seen: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]) -> None:
+    """Adds an episode, given as (observation, action) of each step, to the demonstrations in a folder."""
+    observations, chosen = zip(*seen, strict=True)
+    save_sequence(
+        folder,
+        {name: np.stack([obs[name] for obs in observations]) for name in observations[0]},
+        {name: np.concatenate([action[name] for action in chosen]) for name in chosen[0]},
+        np.arange(len(seen)) == 0,
+    )
 
 
 def _merged(stored: Config, command_line: Config, given: Collection[str]) -> Config:

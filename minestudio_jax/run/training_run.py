@@ -23,6 +23,7 @@ from minestudio_jax.run.experience import Experience, check_experience, make_exp
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import LearningFailure
 from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
@@ -53,6 +54,7 @@ def train(config: Config) -> int:
     if not config.env.factory:
         _checked_embedded_world(config)
     check_experience(config)
+    AuxiliaryLosses(config.trainer, jax.device_count())
     needed = fragments_per_iteration(config.trainer, jax.device_count())
 
     with ExitStack() as cleanup:

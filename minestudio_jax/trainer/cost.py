@@ -40,13 +40,16 @@ class Cost:
         )
 
 
-def cost_of(update: Any, compiled: Any, state: TrainState, batch: FragmentBatch, config: TrainerConfig) -> Cost:
+def cost_of(
+    update: Any, compiled: Any, state: TrainState, batch: FragmentBatch, config: TrainerConfig, auxiliary_data: Any = ()
+) -> Cost:
     """
     Args:
       update: the function from `trainer.update`.
       compiled: the same, compiled.
       state, batch: shapes and dtypes of what it takes.
       config: that it was made with.
+      auxiliary_data: shapes and dtypes, as it takes it.
     """
     memory = compiled.memory_analysis()
     fragments, length = batch.reward.shape
@@ -54,7 +57,7 @@ def cost_of(update: Any, compiled: Any, state: TrainState, batch: FragmentBatch,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         steps=fragments * length,
         optimizer_steps=config.epochs_per_iteration * config.batches_per_iteration // config.gradient_accumulation,
-        flop=flop_of(jax.make_jaxpr(update)(state, batch, Coefficients.abstract()).jaxpr),
+        flop=flop_of(jax.make_jaxpr(update)(state, batch, Coefficients.abstract(), auxiliary_data).jaxpr),
         device_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes

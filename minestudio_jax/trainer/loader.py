@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
@@ -27,12 +28,14 @@ class LoadedBatch:
     Attributes:
       batch: on the device.
       steps: genuine steps.
+      auxiliary_data: of the auxiliary losses, on the device.
       metadata: of each fragment, in the batch's order; empty if the learner collected it itself.
       ended: episodes that ended in it, if the learner collected it itself.
     """
 
     batch: FragmentBatch
     steps: int
+    auxiliary_data: Sequence[Any] = ()
     metadata: Sequence[FragmentMetadata] = ()
     ended: Ended | None = None
 
@@ -45,12 +48,18 @@ class FragmentLoader:
       sharding: of the batch's leading axis.
       ahead: iterations fetched before they are asked for.
       task_weights: see `stack_fragments`.
+      auxiliary_data: gives that of the next iteration, on the device; called from the loader's thread, once for each.
     """
 
     def __init__(
-        self, source: FragmentSource, sharding: NamedSharding, ahead: int, task_weights: Mapping[str, float]
+        self,
+        source: FragmentSource,
+        sharding: NamedSharding,
+        ahead: int,
+        task_weights: Mapping[str, float],
+        auxiliary_data: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        self._task_weights = task_weights
+        self._task_weights, self._auxiliary_data = task_weights, auxiliary_data
         self._source = source
         self._sharding = sharding
         self._wanted = threading.Semaphore(ahead)
@@ -103,5 +112,6 @@ class FragmentLoader:
         return LoadedBatch(
             batch=jax.device_put(stack_fragments(fragments, self._task_weights), self._sharding),
             steps=sum(f.metadata.valid_steps for f in fragments),
+            auxiliary_data=self._auxiliary_data(),
             metadata=[f.metadata for f in fragments],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 import time
@@ -19,6 +20,7 @@ from minestudio_jax.config import TrainerConfig, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import BadUpdates, LearningFailure
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
@@ -93,7 +95,11 @@ class PPOTrainer:
             abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
             self._batch_sharding,
         )
-        self._update: Any = jax.jit(make_update(policy, config, mesh.size), donate_argnums=0)
+        self._auxiliary = AuxiliaryLosses(config, mesh.size)
+        self._auxiliary.check(spec)
+        self._auxiliary_sharding = sharding.along_data(mesh, axis=2)  # behind epochs and steps
+        self._seed = seed
+        self._update: Any = jax.jit(make_update(policy, config, mesh.size, self._auxiliary), donate_argnums=0)
         self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._publisher = ParamPublisher(run_dir / "versions", on_published)
         self._bad_updates = BadUpdates(run_dir / "logs" / "bad_updates.jsonl", config.max_bad_updates)
@@ -106,8 +112,9 @@ class PPOTrainer:
         if self._collector is not None:
             self._collector.compile(self._abstract.params)
         jitted, arguments = self._update, (self._abstract, self._abstract_batch)
-        self._update = jitted.lower(*arguments, Coefficients.abstract()).compile()
-        return cost_of(jitted, self._update, *arguments, self._config)
+        auxiliary_data = sharding.with_sharding(self._auxiliary.draw(self._seed, 0), self._auxiliary_sharding)
+        self._update = jitted.lower(*arguments, Coefficients.abstract(), auxiliary_data).compile()
+        return cost_of(jitted, self._update, *arguments, self._config, auxiliary_data)
 
     def publish(self) -> None:
         """Makes the present parameters the next policy version."""
@@ -122,6 +129,7 @@ class PPOTrainer:
             self._batch_sharding,
             self._config.prefetch_iterations,
             self._config.task_weights,
+            partial(next, map(self._auxiliary_data, itertools.count(self.counters.iteration))),
         )
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
@@ -145,7 +153,7 @@ class PPOTrainer:
         version, iteration = self.counters.policy_version, self.counters.iteration
         with watch.phase("update"):
             now = coefficients(self._config, iteration, version)
-            self._state, metrics, diagnosis = self._update(self._state, loaded.batch, now)
+            self._state, metrics, diagnosis = self._update(self._state, loaded.batch, now, loaded.auxiliary_data)
             # The iteration's one wait for the device.
             numbers, self.last_ended, diagnosis = jax.device_get((metrics, loaded.ended, diagnosis))
             metrics = {name: float(value) for name, value in numbers.items()}
@@ -221,7 +229,12 @@ class PPOTrainer:
         self._rollout, batch, ended = collector.collect(self._state.params, self._rollout)
         version = np.full(batch.reward.shape[0], self.counters.policy_version, np.int32)
         batch = dataclasses.replace(batch, version_first=jax.device_put(version, self._batch_sharding))
-        return LoadedBatch(batch=batch, steps=collector.steps, ended=ended)
+        auxiliary_data = self._auxiliary_data(self.counters.iteration)
+        return LoadedBatch(batch=batch, steps=collector.steps, auxiliary_data=auxiliary_data, ended=ended)
+
+    def _auxiliary_data(self, iteration: int) -> Any:
+        """What the auxiliary losses draw for one iteration, on the device."""
+        return jax.device_put(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
 
     def _renew_reference(self) -> None:
         """The present policy becomes the one that it is held near."""

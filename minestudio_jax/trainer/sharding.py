@@ -18,9 +18,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def along_data(mesh: Mesh) -> NamedSharding:
-    """Leading axis split over the mesh."""
-    return NamedSharding(mesh, P("data"))
+def along_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """One axis, the leading one unless said otherwise, split over the mesh."""
+    return NamedSharding(mesh, P(*[None] * axis, "data"))
 
 
 def with_sharding(tree: Any, sharding: NamedSharding) -> Any:

@@ -7,7 +7,7 @@ steps, B fragments a batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.policy import Params, Policy, PolicyOutput
 from minestudio_jax.trainer import losses
+from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import FragmentBatch
 from minestudio_jax.trainer.schedules import Coefficients
 from minestudio_jax.trainer.state import TrainState, make_optimizer
@@ -42,22 +43,26 @@ class Diagnosis(NamedTuple):
 Update = Callable[..., tuple[TrainState, Metrics, Diagnosis]]
 
 
-def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Update:
+def make_update(
+    policy: Policy, config: TrainerConfig, num_devices: int, auxiliary: AuxiliaryLosses | None = None
+) -> Update:
     """The update of one iteration.
 
     Args:
       policy: being trained.
       config: losses, batch sizes, epochs.
       num_devices: over which the batch's leading axis is split; shuffling never moves a fragment across.
+      auxiliary: losses besides PPO's.
     Returns:
-      `update(state, batch, coefficients) -> (state, metrics, diagnosis)`. Every metric is a float32 []. A step whose
-      loss or gradient is not finite changes nothing.
+      `update(state, batch, coefficients, auxiliary_data) -> (state, metrics, diagnosis)`, the last argument being what
+      `auxiliary` drew, () without. Every metric is a float32 []. A step whose loss or gradient is not finite changes
+      nothing.
     """
     optimizer = make_optimizer(config)
     batch_size = config.batch_size_per_device * num_devices
 
     def update(
-        state: TrainState, batch: FragmentBatch, coefficients: Coefficients
+        state: TrainState, batch: FragmentBatch, coefficients: Coefficients, auxiliary_data: Sequence[Any] = ()
     ) -> tuple[TrainState, Metrics, Diagnosis]:
         start = make_targets(policy, config, state.params, batch, batch_size)
         params = policy.update_value_statistics(state.params, start.value_target, batch.mask)
@@ -66,25 +71,29 @@ def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Upda
         numbers = jnp.arange(batch.reward.shape[0], dtype=jnp.int32)
         batch = _with_mean_weight_one(batch)
 
-        def epoch(carry: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
-            epoch_key, number = inputs
+        def epoch(carry: Any, inputs: Any) -> tuple[Any, Any]:
+            epoch_key, number, its_auxiliary_data = inputs
             targets = start
             if config.advantage_refresh == "epoch":
                 targets = lax.cond(number > 0, lambda: refreshed(carry[0]), lambda: start)
             order = jax.random.permutation(epoch_key, config.batches_per_iteration * config.batch_size_per_device)
             groups = _shuffled_groups((batch, targets, numbers), order, config, num_devices)
-            return lax.scan(optimizer_step, carry, groups)
+            return lax.scan(optimizer_step, carry, (groups, its_auxiliary_data))
 
         def refreshed(params: Params) -> Targets:
             targets = make_targets(policy, config, params, batch, batch_size)
             return targets._replace(old_logp=start.old_logp) if config.off_policy == "recompute" else targets
 
-        def optimizer_step(carry: Any, group: Any) -> tuple[Any, Any]:
+        def optimizer_step(carry: Any, inputs: Any) -> tuple[Any, Any]:
             params, optimizer_state = carry
-            fragments, targets, rows = group
+            (fragments, targets, rows), its_auxiliary_data = inputs
             gradient, metrics = accumulated_gradient(
                 policy, config, params, state.reference, (fragments, targets), coefficients
             )
+            if auxiliary:
+                more, loss, said = auxiliary.gradient(policy, params, its_auxiliary_data, coefficients.warm_up)
+                gradient = jax.tree.map(jnp.add, gradient, more)
+                metrics |= {**said, "loss/total": metrics["loss/total"] + loss}
             norm = optax.tree.norm(gradient)
             finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
             change, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
@@ -100,7 +109,7 @@ def make_update(policy: Policy, config: TrainerConfig, num_devices: int) -> Upda
 
         keys = jax.random.split(shuffle_key, config.epochs_per_iteration)
         (params, optimizer_state), (metrics, diagnosis) = lax.scan(
-            epoch, (params, state.optimizer), (keys, jnp.arange(config.epochs_per_iteration))
+            epoch, (params, state.optimizer), (keys, jnp.arange(config.epochs_per_iteration), auxiliary_data)
         )
         metrics = _means(metrics, diagnosis.skipped) | target_metrics(batch, start, coefficients.version)
         after = TrainState(params, optimizer_state, jax.random.key_data(key), state.reference)

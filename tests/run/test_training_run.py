@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from minestudio_jax.utils import policy_store
+from minestudio_jax.utils.demonstrations import Demonstrations
+from tests.rollout.processes import wait_until
 from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
 
 PROMISED = {
@@ -22,6 +24,7 @@ PROMISED = {
     "lag/policy_versions_mean", "lag/policy_versions_max", "time/wait_s", "time/update_s",
 }  # fmt: skip
 TASKS = ("chop_tree", "mine_cobblestone")
+OF_TASKS = ('--env.tasks={"chop_tree": 3, "mine_cobblestone": 1}', '--trainer.task_weights={"chop_tree": 0.5}')
 COUNTERS = ("iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s")
 
 
@@ -32,6 +35,11 @@ def assert_counters_never_go_back(records):
             assert after[counter] >= before[counter], (counter, before, after)
 
 
+def episode_tasks(run_dir):
+    """Task of every finished episode."""
+    return [json.loads(line)["task"] for line in (run_dir / "episodes.jsonl").read_text().splitlines()]
+
+
 def checkpoints(run_dir):
     return sorted(int(p.name) for p in (run_dir / "checkpoints").iterdir() if p.name.isdigit())
 
@@ -40,11 +48,22 @@ def checkpoints(run_dir):
 def finished(tmp_path_factory):
     """A run of five iterations of two tasks, to its end."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    tasks = ['--env.tasks={"chop_tree": 3, "mine_cobblestone": 1}', '--trainer.task_weights={"chop_tree": 0.5}']
-    program = train(run_dir, "--trainer.num_iterations=5", *tasks)
+    program = train(run_dir, "--trainer.num_iterations=5", *OF_TASKS)
     assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     return run_dir, program
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished, tmp_path_factory):
+    """Newest version, folder of demonstrations, and the program that played five episodes."""
+    run_dir, _ = finished
+    newest = policy_store.list_versions(run_dir / "versions")[-1]
+    recorded = tmp_path_factory.mktemp("recorded") / "demos"
+    program = Program("evaluate", f"--run.dir={run_dir}", "--episodes=5", "--greedy", f"--record={recorded}")
+    assert program.wait() == 0, program.stdout + program.stderr
+    program.assert_nothing_left()
+    return newest, recorded, program
 
 
 def test_a_run_writes_what_is_promised(finished):
@@ -81,16 +100,9 @@ def test_every_metric_that_is_written_is_explained(finished):
     for name in set().union(*metrics(run_dir)):
         for task in TASKS:
             name = name.replace(task, "<task>")
+        if name.startswith("auxiliary/"):
+            name = "auxiliary/<name>/<metric>"
         assert f"`{name}`" in page, name
-
-
-def test_every_task_is_played_by_its_share_of_the_environments(finished):
-    run_dir, _ = finished
-    episodes = [json.loads(line) for line in (run_dir / "episodes.jsonl").read_text().splitlines()]
-    played = [sum(e["task"] == task for e in episodes) for task in TASKS]
-    assert played[0] == 3 * played[1] > 0
-    for record in metrics(run_dir):
-        assert record["episode/count"] == sum(record[f"episode/count/{task}"] for task in TASKS)
 
 
 def test_the_first_update_sees_the_behaviour_policys_own_probabilities(finished):
@@ -99,9 +111,12 @@ def test_the_first_update_sees_the_behaviour_policys_own_probabilities(finished)
     assert metrics(run_dir)[0]["ppo/first_ratio_error"] < 1e-4
 
 
-def test_a_finished_run_says_so_and_more_iterations_continue_it(finished, tmp_path):
+def test_a_finished_run_says_so_and_more_iterations_continue_it(finished, evaluated):
+    """This time with its own episodes as demonstrations."""
     run_dir, _ = finished
-    more = train(run_dir, "--trainer.num_iterations=7")
+    _, recorded, _ = evaluated
+    cloning = f'--trainer.auxiliary={{"behaviour_cloning": {{"path": "{recorded}", "coef": 0.1}}}}'
+    more = train(run_dir, "--trainer.num_iterations=7", *OF_TASKS, cloning)
     assert more.wait() == 0, more.stderr
     more.assert_nothing_left()
     records = metrics(run_dir)
@@ -109,6 +124,7 @@ def test_a_finished_run_says_so_and_more_iterations_continue_it(finished, tmp_pa
     assert_counters_never_go_back(records)
     assert "setting changed since the last start: trainer.num_iterations: 5 -> 7" in more.stdout
     assert "continuing after iteration 5" in more.stdout
+    assert [r["iteration"] for r in records if r.get("auxiliary/behaviour_cloning/loss", 0) > 0] == [6, 7]
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path):
@@ -210,31 +226,32 @@ def test_environments_that_do_not_work_fail_the_run_with_the_cause(tmp_path, arg
 
 
 def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds_one_run(tmp_path):
-    programs = {tmp_path / name: train(tmp_path / name) for name in ("a", "b")}
+    programs = {tmp_path / "a": train(tmp_path / "a"), tmp_path / "b": train(tmp_path / "b", *OF_TASKS)}
     for run_dir, program in programs.items():
         wait_for_iteration(program, run_dir, 2)
     intruder = train(tmp_path / "a")
     assert intruder.wait(30) == 2
     assert "in use by another process" in intruder.stderr
+    assert wait_until(lambda: set(episode_tasks(tmp_path / "b")) == set(TASKS), 60)
     for program in programs.values():
         os.kill(program.process.pid, signal.SIGTERM)
     for program in programs.values():
         assert program.wait() == 0, program.stdout + program.stderr
         program.assert_nothing_left()
+    played = [episode_tasks(tmp_path / "b").count(task) for task in TASKS]
+    assert played[0] == 3 * played[1]  # whose episodes are all of one length
 
 
-def test_evaluate_plays_with_the_newest_policy(finished):
-    run_dir, _ = finished
-    program = Program("evaluate", f"--run.dir={run_dir}", "--episodes=5", "--greedy")
-    assert program.wait() == 0, program.stdout + program.stderr
-    program.assert_nothing_left()
+def test_evaluate_plays_with_the_newest_policy(evaluated):
+    newest, recorded, program = evaluated
     lines = program.stdout.splitlines()
     assert sum(line.startswith("episode ") for line in lines) == 5
     result = json.loads(lines[-1])
     assert result["episodes"] == 5
     assert result["length_mean"] == 12
     assert {f"return_mean/{task}" for task in TASKS} < set(result)
-    assert result["policy_version"] == policy_store.list_versions(run_dir / "versions")[-1]
+    assert result["policy_version"] == newest
+    assert Demonstrations(recorded).steps == 5 * 12
 
 
 def test_evaluate_of_no_run_or_no_version_is_an_error(finished, tmp_path):
