@@ -10,6 +10,7 @@ import numpy as np
 from minestudio_jax.config import Config, fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import embedded_spec
+from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import abstract_batch
 
 
@@ -17,11 +18,12 @@ def derived_figures(config: Config) -> dict[str, str]:
     """Name -> figure with unit.
 
     Raises:
-      ValueError: environment or policy settings that do not fit.
+      ValueError: settings of the environment, the policy or the auxiliary losses that do not fit.
     """
     devices = jax.device_count()
     fragments = fragments_per_iteration(config.trainer, devices)
     length, trainer = config.rollout.fragment_length, config.trainer
+    AuxiliaryLosses(trainer, devices)
     per_step = fragments // trainer.batches_per_iteration * trainer.gradient_accumulation
     figures = {
         "learner devices": f"{devices} ({jax.devices()[0].device_kind})",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +140,20 @@ def test_a_loss_of_ones_own_is_named_by_its_import_path(policy):
     assert float(total) == pytest.approx(0.25 * float(metrics[f"auxiliary/{name}/loss"]))
     assert float(metrics[f"auxiliary/{name}/rows"]) == 6
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_the_documented_example_works(policy):
+    page = (Path(__file__).parents[2] / "docs/auxiliary-losses.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scope = {}
+    exec(compile(block, "docs/auxiliary-losses.md", "exec"), scope)
+    loss = scope["Undecided"](context_length=4, num_devices=2, rows=1, height=8, width=8)
+    loss.check(SPEC)
+    params = policy.init(jax.random.key(0))
+    total, metrics = loss.loss(policy, params, loss.draw(np.random.default_rng(0)))
+    assert float(metrics["entropy"]) == -float(total) == pytest.approx(np.log(3), abs=0.05)
+    with pytest.raises(ValueError, match="set height and width"):
+        scope["Undecided"](context_length=4, num_devices=2).check(SPEC)
 
 
 def test_wrong_settings_are_refused_with_name_and_remedy(demonstrations, tmp_path):
