@@ -51,10 +51,10 @@ def train(config: Config) -> int:
     started = time.monotonic()
     stop = StopSignal()
     stop.install()
+    auxiliary = AuxiliaryLosses(config.trainer, jax.device_count())
     if not config.env.factory:
-        _checked_embedded_world(config)
+        _checked_embedded_world(config, auxiliary)
     check_experience(config)
-    AuxiliaryLosses(config.trainer, jax.device_count())
     needed = fragments_per_iteration(config.trainer, jax.device_count())
 
     with ExitStack() as cleanup:
@@ -208,10 +208,12 @@ def _next_batch(
     return None
 
 
-def _checked_embedded_world(config: Config) -> None:
-    """Raises ConfigError if the embedded world or the policy cannot be built from the settings."""
+def _checked_embedded_world(config: Config, auxiliary: AuxiliaryLosses) -> None:
+    """Raises ConfigError if the embedded world or what has to do with it cannot be built from the settings."""
     try:
-        make_policy(config, embedded_spec(config))
+        spec = embedded_spec(config)
+        make_policy(config, spec)
+        auxiliary.check(spec)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 

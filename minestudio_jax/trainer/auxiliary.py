@@ -24,9 +24,9 @@ _SHIPPED = {"behaviour_cloning": BehaviourCloning}
 class AuxiliaryLoss(Protocol):
     """A term of the loss of every optimiser step.
 
-    docs/auxiliary-losses.md has an example. `trainer.auxiliary` names it by the import path of a function that gives one
-    when called as fn(context_length=, num_devices=, **options). That is before any environment is started, so wrong
-    options are best refused there, by a ValueError.
+    docs/auxiliary-losses.md has an example. `trainer.auxiliary` names it by the import path of a function that gives
+    one when called as fn(context_length=, num_devices=, **options). That is before any environment is started, so
+    wrong options are best refused there, by a ValueError.
     """
 
     def check(self, spec: EnvironmentSpec) -> None:

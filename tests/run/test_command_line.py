@@ -52,6 +52,10 @@ def refused(*arguments, cwd, program="train"):
         (['--env.tasks={"chop_tree": 1}', "--rollout.mode=device"], ["env.tasks needs rollout workers"]),
         (['--trainer.task_weights={"chop_tre": 1}'], ["'chop_tre' is not played", "did you mean 'chop_tree'"]),
         (['--trainer.task_weights={"chop_tree": 0}'], ["nothing would be learnt"]),
+        (
+            ['--trainer.auxiliary={"behaviour_cloning": {"coef": 1, "path": "none"}}'],
+            ["trainer.auxiliary: behaviour_cloning", "none is not a folder"],
+        ),
         (["extra"], ["unexpected argument 'extra'"]),
     ],
     ids=lambda x: " ".join(x) if x and x[0].startswith(("-", "extra")) else "",
