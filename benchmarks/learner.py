@@ -54,7 +54,7 @@ def random_batch(policy: Policy, spec: EnvironmentSpec, fragments: int, steps: i
             return rng.integers(0, 255, leaf.shape).astype(np.uint8)
         if name == "reward":
             return rng.normal(size=leaf.shape).astype(np.float32)
-        return np.full(leaf.shape, name == "mask", leaf.dtype)
+        return np.full(leaf.shape, name in ("mask", "weight"), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, abstract_batch(policy, spec, fragments, steps))
 

@@ -68,7 +68,8 @@ def cost_of(
 def flop_of(jaxpr: Any) -> float:
     """Multiplications and additions of all matrix products and convolutions; nothing else is counted.
 
-    Loops of known length count as often as they run, others once; of branches the dearest counts.
+    Loops of known length count as often as they run, others once; of branches the dearest counts, of forms for several
+    platforms the one that does least.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -83,7 +84,8 @@ def flop_of(jaxpr: Any) -> float:
                 outputs = kernel.shape[parameters["dimension_numbers"].rhs_spec[0]]
                 total += 2 * equation.outvars[0].aval.size * kernel.size / outputs
             case "cond":
-                total += max(flop_of(branch.jaxpr) for branch in parameters["branches"])
+                most = min if parameters.get("branches_platforms") else max
+                total += most(flop_of(branch.jaxpr) for branch in parameters["branches"])
             case "scan":
                 total += parameters["length"] * flop_of(parameters["jaxpr"].jaxpr)
             case _:

@@ -1,4 +1,4 @@
-"""The CPU's own gradients of a convolution against JAX's."""
+"""The CPU's own forms of a convolution and its gradients against JAX's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from jax import lax
 from minestudio_jax.policies.convolution import convolve_3x3
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 5, 9, 4)])
-def test_output_and_gradients_equal_the_plain_convolution(shape):
+@pytest.mark.parametrize(
+    ("shape", "outputs"),
+    [((2, 8, 8, 3), 6), ((3, 5, 9, 4), 6), ((2, 7, 2, 8), 16), ((1, 1, 6, 8), 17), ((2, 4, 6, 9), 8)],
+    ids=lambda x: "x".join(map(str, x)) if isinstance(x, tuple) else str(x),
+)
+def test_output_and_gradients_equal_the_plain_convolution(shape, outputs):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, shape[-1], 6)), jnp.float32)
-    weight = jnp.asarray(rng.normal(size=(*shape[:-1], 6)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, shape[-1], outputs)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=(*shape[:-1], outputs)), jnp.float32)
 
     def plain(x, kernel):
         return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    np.testing.assert_array_equal(convolve_3x3(x, kernel), plain(x, kernel))
+    np.testing.assert_allclose(convolve_3x3(x, kernel), plain(x, kernel), atol=2e-5)
     for argument in (0, 1):
         ours = jax.grad(lambda *a: (weight * convolve_3x3(*a)).sum(), argument)(x, kernel)
         theirs = jax.grad(lambda *a: (weight * plain(*a)).sum(), argument)(x, kernel)
