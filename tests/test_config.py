@@ -103,6 +103,7 @@ def test_all_faults_are_told_at_once():
 
 
 def test_unknown_keys_in_a_stored_config_name_the_nearest():
+    """D-63."""
     with pytest.raises(ConfigError, match=r"trainer\.discont.*'discount'"):
         Config.from_dict({"trainer": {"discont": 1}})
     with pytest.raises(ConfigError, match="'trainer'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -42,11 +43,13 @@ def test_settings_that_are_named_exist(page):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.flags")), ids=lambda p: p.name)
 def test_every_flag_file_is_valid_and_its_head_says_what_to_expect(file):
+    """D-08: and it holds no path of somebody's machine."""
     values = flags.FlagValues()  # of its own: what one file sets must not be there for the next
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     config_module.define_flags(values)
     values(["train", f"--flagfile={file}"])
     validate(config_module.from_flags(values))
+    assert not re.search(r"=/", file.read_text())
     head = file.read_text().split("--")[0] + file.read_text().split("\n\n")[0]
     for word in ("python -m minestudio_jax.train", "Hardware:", "Wall time:", "Expect:"):
         assert word in head, f"{file.name} does not say {word}"
@@ -58,6 +61,21 @@ def test_code_blocks_of_the_environments_page_run():
         scope = {}
         exec(compile(block, "docs/environments.md", "exec"), scope)
         assert scope["image"].shape == (128, 128, 3)
+
+
+def test_what_is_promised_beside_minestudio_is_tested():
+    """Every number in the table stands in the docstring of a test."""
+    promised = set(re.findall(r"^\| (D-\d\d) ", (ROOT / "docs/minestudio.md").read_text(), re.MULTILINE))
+    functions = [
+        node
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    docstrings = " ".join(ast.get_docstring(function) or "" for function in functions)
+    tested = set(re.findall(r"D-\d\d", docstrings))
+    assert promised
+    assert promised <= tested, sorted(promised - tested)
 
 
 def test_the_readme_has_the_two_commands():

@@ -51,6 +51,7 @@ def run(policy, params, sequence, cuts):
 
 @pytest.mark.parametrize("cuts", [[i] for i in range(1, STEPS)] + [list(range(1, STEPS)), [4, 8]])
 def test_any_cut_of_a_sequence_with_resets_inside_gives_the_same_outputs(policy, params, sequence, cuts):
+    """D-09."""
     whole, value, memory = run(policy, params, sequence, [])
     cut, cut_value, cut_memory = run(policy, params, sequence, cuts)
     for name in SPEC.action:
@@ -60,6 +61,7 @@ def test_any_cut_of_a_sequence_with_resets_inside_gives_the_same_outputs(policy,
 
 
 def test_nothing_before_a_reset_is_remembered(policy, params, sequence):
+    """D-09."""
     image, first, memory = sequence
     other = image.copy()
     other[0, :5] = 255 - other[0, :5]
@@ -85,6 +87,7 @@ def test_logits_are_normalised_and_nearly_uniform_at_first(policy, params, seque
 
 
 def test_updating_value_statistics_leaves_every_value_as_it_was(policy, params, sequence):
+    """D-26."""
     image, first, memory = sequence
     before, _ = policy.apply(params, {"image": image}, first, memory)
     moved = policy.update_value_statistics(params, jnp.full((3, 4), 40.0), jnp.ones((3, 4)))
@@ -94,6 +97,7 @@ def test_updating_value_statistics_leaves_every_value_as_it_was(policy, params, 
 
 
 def test_value_statistics_leave_out_what_is_not_finite_or_masked(policy, params):
+    """D-26."""
     target = jnp.array([[1.0, 2.0, jnp.nan, jnp.inf, 1e9]])
     weight = jnp.array([[1.0, 1.0, 1.0, 1.0, 0.0]])
     dirty = policy.update_value_statistics(params, target, weight)
@@ -106,6 +110,7 @@ def test_value_statistics_leave_out_what_is_not_finite_or_masked(policy, params)
 
 
 def test_a_zeroed_value_head_predicts_0_and_its_statistics_begin_anew(policy, params, sequence):
+    """D-26."""
     image, first, memory = sequence
     zeroed = policy.zero_value_head(params)
     output, _ = policy.apply(zeroed, {"image": image}, first, memory)

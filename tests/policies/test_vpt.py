@@ -204,7 +204,7 @@ def run(small, cuts, image=None, first=None, memory=None):
 
 
 def test_a_trajectory_gives_the_same_in_every_cut(small):
-    """As a whole, step by step as when acting, and every cut in two; resets lie inside, before and behind the cuts."""
+    """D-09: as a whole, step by step as when acting, and every cut in two; resets lie inside, before and behind the cuts."""
     logits, values, memory = run(small, [])
     for cuts in ([*range(1, STEPS)], *([i] for i in range(1, STEPS)), [3, 4, 10]):
         other_logits, other_values, other_memory = run(small, cuts)
@@ -234,7 +234,7 @@ def test_a_reset_is_the_same_as_an_empty_memory(small):
     full = run(small, [])[2]
     one = run(small, [], first=no, memory=policy.initial_state(2))
     other = run(small, [], first=at_start, memory=full)
-    np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+    np.testing.assert_allclose(one[0], other[0], atol=1e-5)
     for fresh, reset in zip(one[2], other[2], strict=True):
         np.testing.assert_array_equal(fresh.mask, reset.mask)
 
@@ -256,11 +256,11 @@ def test_a_frame_sees_so_many_frames_and_no_more(small):
 
 
 def test_rows_of_a_batch_do_not_touch_each_other(small):
-    """So padding changes nothing."""
+    """D-10: so padding changes nothing."""
     policy, params, apply, image, first = small
     alone, _ = apply(params, {"image": image[:1]}, first[:1], policy.initial_state(1))
     both, _ = apply(params, {"image": image}, first, policy.initial_state(2))
-    np.testing.assert_allclose(alone.logits["camera"][0], both.logits["camera"][0], atol=1e-6)
+    np.testing.assert_allclose(alone.logits["camera"][0], both.logits["camera"][0], atol=1e-5)
 
 
 def test_bfloat16_computes_nearly_the_same_and_keeps_what_must_be_exact(small):

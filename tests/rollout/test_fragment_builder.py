@@ -59,6 +59,7 @@ def test_consecutive_fragments_continue_each_other_and_the_second_has_its_own_me
 
 
 def test_a_failure_cuts_the_fragment_before_the_step_that_never_was(builder):
+    """D-13."""
     feed(builder, 2)
     assert builder.observe({"image": signed_image(0, 0, 2)}, False, decision(2), None) is None
     fragment = builder.fail()
@@ -82,6 +83,7 @@ def test_a_failure_in_the_first_step_of_a_fragment_leaves_nothing(builder):
 
 
 def test_versions_of_the_first_and_the_last_step_are_kept(builder):
+    """D-16, D-18."""
     feed(builder, 2, version=3)
     feed(builder, 2, start=2, version=4)
     (fragment,) = feed(builder, 1, start=4, version=9)
@@ -89,6 +91,7 @@ def test_versions_of_the_first_and_the_last_step_are_kept(builder):
 
 
 def test_ends_of_both_kinds_stay_apart(builder):
+    """D-12."""
     feed(builder, LENGTH, truncated_at=(1,), terminated_at=(2,))
     (fragment,) = feed(builder, 1, start=LENGTH)
     assert fragment.truncated.tolist() == [False, True, False, False]

@@ -125,6 +125,7 @@ def test_a_failed_step_is_reported_as_such_while_the_others_go_on(make_pool, tmp
 
 
 def test_a_failure_in_the_reset_leaves_the_finished_step_valid(make_pool, tmp_path):
+    """D-14."""
     pool = make_pool(
         end="truncated", fault="crash", fault_in="reset", fault_episode=1, fault_once=str(tmp_path / "once")
     )

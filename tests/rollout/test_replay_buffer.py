@@ -50,6 +50,7 @@ def test_a_fragment_is_used_max_reuse_times():
 
 
 def test_stale_fragments_leave_even_behind_fresh_ones():
+    """D-17."""
     buffer = make(max_chunks=8, max_staleness=1, version=5)
     buffer.add(entry(0, version=5))
     buffer.add(entry(0, version=4, env=1))
@@ -76,6 +77,7 @@ def test_at_capacity_the_oldest_is_dropped():
 
 
 def test_a_chunk_holds_consecutive_fragments_and_a_gap_begins_a_new_one():
+    """D-15, D-28."""
     buffer = make(max_chunks=4, fragments_per_chunk=2)
     for e in (entry(0), entry(0, env=1), entry(2), entry(1, env=1), entry(3)):
         buffer.add(e)
@@ -86,6 +88,7 @@ def test_a_chunk_holds_consecutive_fragments_and_a_gap_begins_a_new_one():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_bounds_hold_in_every_batch_and_the_counters_balance(seed):
+    """D-16, D-17."""
     rng = random.Random(seed)
     buffer = ReplayBuffer(
         ReplayConfig(

@@ -57,6 +57,7 @@ def collected(policy, params):
 
 
 def test_every_step_in_a_fragment_is_a_step_that_happened_in_order(collected):
+    """D-13, D-14."""
     pool, _, fragments = collected
     happened = {(e[0], e[1], e[2]): e for e in pool.emitted if e[5] != "failed"}
     sent = []
@@ -79,7 +80,7 @@ def test_every_step_in_a_fragment_is_a_step_that_happened_in_order(collected):
 
 
 def test_acting_and_learning_agree_on_log_probabilities_and_values(collected, policy, params):
-    """Across resets, failures, partial batches and fragment borders."""
+    """D-09, D-11, D-27: across resets, failures, partial batches and fragment borders."""
     _, _, fragments = collected
     batch = stack_fragments(in_runs(fragments))
     output, _ = policy.apply(params, batch.obs, batch.first, batch.policy_state)
@@ -93,6 +94,7 @@ def test_acting_and_learning_agree_on_log_probabilities_and_values(collected, po
 
 
 def test_truncation_value_is_the_value_of_the_final_observation(collected, policy, params):
+    """D-12."""
     _, _, fragments = collected
     checked = 0
     for fragment in fragments:
@@ -109,7 +111,7 @@ def test_truncation_value_is_the_value_of_the_final_observation(collected, polic
 
 
 def test_the_size_of_the_inference_batch_does_not_change_the_outputs(policy, params):
-    """Padding and splitting; sampling is made deterministic by comparing values of the same observations."""
+    """D-10: padding and splitting; sampling is made deterministic by comparing values of the same observations."""
     from minestudio_jax.rollout.inference import Inference
 
     images = np.stack([signed_image(0, 0, i) for i in range(7)])
@@ -121,9 +123,9 @@ def test_the_size_of_the_inference_batch_does_not_change_the_outputs(policy, par
             _, logp, value = inference.act(params, {"image": images}, first, env_id)
         values.append((logp, value, inference.memory(env_id, first)))
     for logp, value, memory in values[1:]:
-        np.testing.assert_allclose(logp, values[0][0], atol=1e-6)
-        np.testing.assert_allclose(value, values[0][1], atol=1e-6)
-        np.testing.assert_allclose(memory, values[0][2], atol=1e-6)
+        np.testing.assert_allclose(logp, values[0][0], atol=1e-5)
+        np.testing.assert_allclose(value, values[0][1], atol=1e-5)
+        np.testing.assert_allclose(memory, values[0][2], atol=1e-5)
 
 
 def test_episodes_are_reported_with_their_returns_and_failed_ones_are_not(collected):
@@ -141,6 +143,7 @@ def test_episodes_are_reported_with_their_returns_and_failed_ones_are_not(collec
 
 
 def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy, params):
+    """D-19."""
     pool = InProcessPool(2)
     worker, fragments = collect(policy, params, pool, rounds=3)
     other = jax.jit(policy.init)(jax.random.key(2))

@@ -128,6 +128,7 @@ def test_a_finished_run_says_so_and_more_iterations_continue_it(finished, evalua
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path):
+    """D-40, D-42."""
     run_dir = tmp_path / "run"
     program = train(run_dir)
     wait_for_iteration(program, run_dir, random.Random().randint(4, 12))

@@ -43,6 +43,7 @@ def random_case(rng, n=5, t=12, end_rate=0.2):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_the_definition_in_float64(seed):
+    """D-35."""
     case = random_case(np.random.default_rng(seed))
     for got, wanted in zip(generalized_advantage_estimation(*case, 0.97, 0.9), loop_gae(*case, 0.97, 0.9), strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
@@ -77,6 +78,7 @@ def test_golden_cases_of_the_reference(golden):
 
 
 def test_one_trace_cut_into_fragments_gives_what_the_whole_trace_gives():
+    """D-15, D-28."""
     rng = np.random.default_rng(1)
     reward, value, terminated, truncated, truncation_value = random_case(rng, n=1, t=24)
     whole, _ = generalized_advantage_estimation(reward, value, terminated, truncated, truncation_value, 0.99, 0.95)
@@ -90,11 +92,12 @@ def test_one_trace_cut_into_fragments_gives_what_the_whole_trace_gives():
 
 
 def test_a_gap_between_fragments_stops_the_carry():
+    """D-15."""
     case = random_case(np.random.default_rng(2), n=3)
     gap, _ = joined_generalized_advantage_estimation(*case, np.array([False, True, False]), 0.99, 0.95)
     alone, _ = generalized_advantage_estimation(*case, 0.99, 0.95)
-    np.testing.assert_allclose(gap[0], alone[0], atol=1e-6)
-    np.testing.assert_allclose(gap[2], alone[2], atol=1e-6)
+    np.testing.assert_allclose(gap[0], alone[0], atol=1e-5)
+    np.testing.assert_allclose(gap[2], alone[2], atol=1e-5)
     assert np.abs(gap[1] - alone[1]).max() > 1e-3
 
 
@@ -111,10 +114,11 @@ def test_one_trace_with_two_episodes_equals_two_traces():
             truncation_value[:, a:b], 0.99, 0.95,
         )  # fmt: skip
         parts.append(part)
-    np.testing.assert_allclose(both, np.concatenate(parts, axis=1), atol=1e-6)
+    np.testing.assert_allclose(both, np.concatenate(parts, axis=1), atol=1e-5)
 
 
 def test_truncated_episode_bootstraps_from_final_observation_and_terminated_one_does_not():
+    """D-12."""
     zeros, no = np.zeros((1, 1), np.float32), np.zeros((1, 1), bool)
     yes, final = ~no, np.full((1, 1), 7.0, np.float32)
     value = np.array([[1.0, 100.0]], np.float32)  # 100: the next episode's first observation
@@ -127,7 +131,7 @@ def test_truncated_episode_bootstraps_from_final_observation_and_terminated_one_
 
 
 def test_constant_reward_under_a_time_limit_has_the_infinite_horizon_value():
-    """Reward 1 for ever, gamma 0.99, episodes cut every 5 steps: 100 is a fixed point of the targets."""
+    """D-12: reward 1 for ever, gamma 0.99, episodes cut every 5 steps: 100 is a fixed point of the targets."""
     shape = (2, 15)
     reward = np.ones(shape, np.float32)
     truncated = np.zeros(shape, bool)
@@ -192,7 +196,7 @@ def test_vtrace_of_the_policy_that_acted_is_generalised_advantage_estimation():
         joined_generalized_advantage_estimation(*case, continues, 0.97, 0.9),
         strict=True,
     ):
-        np.testing.assert_allclose(got, wanted, atol=1e-6)
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_vtrace_goes_on_across_fragments_and_stays_finite():

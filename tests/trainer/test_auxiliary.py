@@ -71,6 +71,7 @@ class Weights:
 
 
 def test_demonstrated_actions_become_the_policys_own(policy, demonstrations):
+    """D-34."""
     config = cloning(demonstrations, batch_size_per_device=8, length=6)
     losses = AuxiliaryLosses(config, 1)
     losses.check(SPEC)
@@ -130,6 +131,7 @@ def test_in_value_warm_up_nothing_is_cloned(policy, demonstrations):
 
 
 def test_a_loss_of_ones_own_is_named_by_its_import_path(policy):
+    """D-34."""
     name = "tests.trainer.test_auxiliary:Weights"
     config = dataclasses.replace(CONFIG, auxiliary={name: {"coef": 0.25}})
     losses = AuxiliaryLosses(config, 2)

@@ -26,6 +26,7 @@ def test_consecutive_fragments_lie_next_to_each_other_whatever_order_they_came_i
 
 
 def test_fragments_are_not_joined_across_a_gap_a_failure_a_session_or_a_life(fragments):
+    """D-15."""
     first, second = fragments[:2]
 
     def continues(first, second):
@@ -43,6 +44,7 @@ def test_fragments_are_not_joined_across_a_gap_a_failure_a_session_or_a_life(fra
 
 
 def test_a_cut_fragment_bootstraps_from_its_last_genuine_observation_and_sees_nothing_behind(fragments):
+    """D-13."""
     fragment = dataclasses.replace(fragments[0], terminated=np.zeros(LENGTH, bool), truncated=np.zeros(LENGTH, bool))
     for rng in (None, np.random.default_rng(0)):
         batch = stack_fragments([cut(fragment, 5, rng)])
@@ -59,6 +61,7 @@ def test_a_cut_fragment_bootstraps_from_its_last_genuine_observation_and_sees_no
 
 
 def test_a_batch_says_which_version_acted_first(fragments):
+    """D-16, D-18."""
     mixed = dataclasses.replace(fragments[0], metadata=dataclasses.replace(fragments[0].metadata, version_last=5))
     assert stack_fragments([mixed, *fragments[1:]]).version_first.tolist() == [1] * 6
 

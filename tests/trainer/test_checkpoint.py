@@ -54,6 +54,7 @@ def saved(directory):
 
 
 def test_everything_comes_back_bit_equal(checkpointer, tmp_path):
+    """D-40."""
     policy = tiny_policy()
     state, counters = make_state(policy, 1), Counters(7, 1234567, 999999, 8, 12.5)
     checkpointer.save(state, counters)
@@ -84,6 +85,7 @@ def test_the_state_may_be_donated_as_soon_as_save_returns(checkpointer):
 
 
 def test_the_newest_and_every_kept_interval_stay(checkpointer, tmp_path):
+    """D-41."""
     state = make_state(tiny_policy(), 1)
     for iteration in range(2, 16, 2):
         assert checkpointer.due(iteration)
@@ -146,6 +148,7 @@ def test_a_checkpoint_of_eight_devices_opens_on_one_and_on_two(tmp_path):
 
 
 def test_a_torn_checkpoint_is_passed_over(checkpointer, tmp_path):
+    """D-42."""
     policy = tiny_policy()
     for iteration in (2, 4):
         checkpointer.save(make_state(policy, iteration), Counters(iteration=iteration))
@@ -168,6 +171,7 @@ def test_a_policy_of_another_shape_is_refused_with_the_remedy(checkpointer):
 
 
 def test_a_failed_write_is_told_at_the_next_call(tmp_path):
+    """D-42."""
     checkpointer = Checkpointer(tmp_path / "checkpoints", CONFIG)
     shutil.rmtree(tmp_path / "checkpoints")
     (tmp_path / "checkpoints").write_text("in the way")

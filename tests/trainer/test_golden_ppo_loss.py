@@ -71,6 +71,7 @@ def read(golden, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden_ppo_loss(golden, case):
+    """D-24: ppo_loss.npz, with and without the floor; D-43: the logged total is the weighted sum of the logged parts."""
     data, hyper = read(golden, case)
     mean, scale = moments(data, hyper)
     config = TrainerConfig(

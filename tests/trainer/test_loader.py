@@ -64,6 +64,7 @@ def test_no_more_is_fetched_ahead_than_asked(open_loader, fragments, ahead):
 
 
 def test_waiting_ends_in_time_and_the_request_stays(open_loader, fragments):
+    """D-33."""
     there = threading.Event()
     fetched = []
 

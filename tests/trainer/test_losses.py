@@ -48,6 +48,7 @@ def test_extreme_log_ratios_stay_finite(log_ratio, dtype):
 
 
 def test_the_second_bound_holds_negative_advantages_only():
+    """D-25."""
     ratio = jnp.array([0.5, 1.0, 2.0, 2.9, 4.0, 40.0])
     for advantage, expected in ((-2.0, [1.6, 2.0, 4.0, 5.8, 6.0, 6.0]), (2.0, [-1.0, -2.0, -2.4, -2.4, -2.4, -2.4])):
         loss, _ = losses.clipped_surrogate(jnp.log(ratio), jnp.zeros(6), jnp.full(6, advantage), 0.2, 50.0, 3.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import threading
 
 import jax
 import numpy as np
@@ -58,6 +60,7 @@ def everything(trainer):
 
 
 def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer):
+    """D-40."""
     spec = EnvironmentSpec({"image": ArraySpec((8, 8, 3), "uint8")}, COWS.action_spec)
     straight, stopped = open_trainer("straight", COWS, spec), open_trainer("stopped", COWS, spec)
     expected = iterate(straight, 6)
@@ -143,6 +146,24 @@ def test_actions_are_fresh_and_episodes_are_told(open_trainer):
     ended = trainer.last_ended
     assert ended.ended.sum() >= 2
     assert set(ended.length[ended.ended].tolist()) <= {3, 4, 5, 6}
+
+
+def test_an_iteration_waits_for_the_device_once(open_trainer, monkeypatch):
+    """D-32: one compiled call that calls nothing on the host, and one reading of its results."""
+    trainer = open_trainer("run", CountingWorld(), SPEC)
+    trainer.compile()
+    loaded = trainer.wait_for_batch(1.0)
+    fetched, get = [], jax.device_get
+
+    def counted(tree):
+        if threading.current_thread() is threading.main_thread():  # the publisher's own reading holds nobody up
+            fetched.append(tree)
+        return get(tree)
+
+    monkeypatch.setattr(jax, "device_get", counted)
+    trainer.iterate(loaded, Stopwatch())
+    assert len(fetched) == 1
+    assert not re.search(r"custom_call_target=\"[^\"]*callback", trainer._update.as_text())
 
 
 def test_a_checkpoint_of_the_other_mode_is_refused(open_trainer):

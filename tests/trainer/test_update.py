@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from minestudio_jax.config import TrainerConfig
+from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
-from minestudio_jax.trainer.batch import stack_fragments
+from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.trainer.batch import abstract_batch, stack_fragments
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
+from minestudio_jax.trainer.targets import make_targets
 from minestudio_jax.trainer.update import make_update
-from tests.trainer.fragments import cut, make_fragments, tiny_policy
+from tests.trainer.fragments import LENGTH, cut, make_fragments, tiny_policy
 
 CONFIG = TrainerConfig(
     batch_size_per_device=4, batches_per_iteration=2, context_length=4, learning_rate=1e-2, entropy_bonus_coef=0.01,
@@ -88,9 +91,9 @@ def weighted(fragments, **weights):
 
 def test_only_the_ratio_of_the_tasks_weights_matters(policy, state, fragments):
     equal, _ = update(policy, CONFIG, state, stack_fragments(fragments))
-    assert_same(update(policy, CONFIG, state, weighted(fragments, a=7.0, b=7.0))[0].params, equal.params, atol=1e-6)
+    assert_same(update(policy, CONFIG, state, weighted(fragments, a=7.0, b=7.0))[0].params, equal.params, atol=1e-5)
     one, _ = update(policy, CONFIG, state, weighted(fragments, a=2.0, b=0.5))
-    assert_same(update(policy, CONFIG, state, weighted(fragments, a=4.0))[0].params, one.params, atol=1e-6)
+    assert_same(update(policy, CONFIG, state, weighted(fragments, a=4.0))[0].params, one.params, atol=1e-5)
     assert distance(one.params, equal.params) > 1e-4
 
 
@@ -112,6 +115,7 @@ def test_of_a_task_without_weight_nothing_is_learnt(policy, state, fragments):
 
 
 def test_every_metric_is_finite_and_fresh_actions_have_ratio_one(policy, state, fragments):
+    """D-11, D-27."""
     _, metrics = update(policy, CONFIG, state, stack_fragments(fragments))
     assert {name for name, value in metrics.items() if np.isnan(value)} == {
         f"lag/behaviour_kl_{lag}" for lag in ("1", "2", "3_or_more")
@@ -144,6 +148,25 @@ def test_accumulating_batches_is_one_larger_batch(policy, state, fragments):
     assert metrics == pytest.approx(other_metrics, rel=1e-3, abs=1e-5, nan_ok=True)
 
 
+def test_a_fragments_targets_do_not_depend_on_its_company(policy, state, fragments):
+    """D-10: values, advantages and targets one fragment at a time, all at once, and of one environment alone."""
+    whole = make_targets(policy, CONFIG, state.params, stack_fragments(fragments), 8)
+    for found, rows in (
+        (make_targets(policy, CONFIG, state.params, stack_fragments(fragments), 1), slice(None)),
+        (make_targets(policy, CONFIG, state.params, stack_fragments(fragments[2:4]), 2), slice(2, 4)),
+    ):
+        for name in ("raw_advantage", "value_target", "old_value", "start_logp"):
+            np.testing.assert_allclose(getattr(found, name), getattr(whole, name)[rows], atol=1e-5)
+
+
+def test_the_mean_run_is_what_counting_says(policy, state, fragments):
+    """D-28, D-44: six of eight fragments, one cut short: runs of 16, 8, 8 and 8 + 3 steps."""
+    some = [*fragments[:3], fragments[5], fragments[6], cut(fragments[7], 3)]
+    config = dataclasses.replace(CONFIG, batch_size_per_device=3)
+    _, metrics = update(policy, config, state, stack_fragments(some))
+    assert metrics["replay/run_length_mean"] == pytest.approx((16 + 8 + 8 + 11) / 4)
+
+
 def test_batches_weigh_by_their_genuine_steps(policy, state, fragments):
     """Uneven cuts over the batches of one step: the mean is over steps, not over batches' means."""
     uneven = [*(cut(f, 2) for f in fragments[:4]), *fragments[4:]]
@@ -159,8 +182,8 @@ def test_what_lies_in_the_padding_changes_nothing(policy, state, fragments):
     one, metrics = update(policy, CONFIG, state, stack_fragments(clean))
     other, other_metrics = update(policy, CONFIG, state, stack_fragments(dirty))
     assert distance(one.params, state.params) > 1e-3
-    assert_same(one.params, other.params, atol=1e-6)
-    assert metrics == pytest.approx(other_metrics, rel=1e-4, abs=1e-6, nan_ok=True)
+    assert_same(one.params, other.params, atol=1e-5)
+    assert metrics == pytest.approx(other_metrics, rel=1e-4, abs=1e-5, nan_ok=True)
 
 
 def test_gradients_stop_between_contexts_but_memory_does_not(policy, state, fragments):
@@ -171,7 +194,7 @@ def test_gradients_stop_between_contexts_but_memory_does_not(policy, state, frag
         config = dataclasses.replace(CONFIG, context_length=length, batch_size_per_device=8, batches_per_iteration=1)
         results[length] = update(policy, config, state, batch)
     for name in ("loss/policy", "loss/value", "loss/entropy", "loss/total"):
-        assert results[2][1][name] == pytest.approx(results[8][1][name], rel=1e-4, abs=1e-6)
+        assert results[2][1][name] == pytest.approx(results[8][1][name], rel=1e-4, abs=1e-5)
     assert distance(results[2][0].params, results[8][0].params) > 1e-5
 
 
@@ -186,6 +209,7 @@ def test_the_warm_up_moves_only_the_value_head(policy, state, fragments):
 
 
 def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragments):
+    """D-26, D-29."""
     poisoned = make_fragments(policy, state.params, 8)
     poisoned[3].reward[2] = np.nan
     config = dataclasses.replace(CONFIG, epochs_per_iteration=2)
@@ -198,7 +222,27 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
     np.testing.assert_allclose(before.value, new.value, atol=1e-5)
 
 
+def test_bfloat16_needs_no_scaler_to_skip_a_step():
+    """D-30: the same with VPT in bfloat16; its parameters and gradients are float32, the good step is taken."""
+    shape = VPTShape(hidsize=8, heads=1, layers=1, memory=4, channels=(1, 1, 1), image_size=(8, 8))
+    policy = VPTPolicy(spec_of(shape), shape, "bfloat16", use_normalized_vf=False)
+    config = dataclasses.replace(CONFIG, batch_size_per_device=1, normalize_advantage_full_batch=False)
+    batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_batch(policy, spec_of(shape), 2, LENGTH))
+    batch.continues[:] = batch.terminated[:] = batch.truncated[:] = False
+    state, outcomes = jax.device_get(initial_state(policy, config, 0)), {}
+    for name, broken in (("whole", []), ("half", [1]), ("none", [0, 1])):
+        batch.reward[:] = 1.0
+        batch.reward[broken] = np.nan
+        after, metrics = update(policy, config, state, batch)
+        assert metrics["ppo/skipped_updates"] == len(broken)
+        assert all(np.isfinite(x).all() and x.dtype == np.float32 for x in jax.tree.leaves(after.params["network"]))
+        outcomes[name] = distance(after.params["network"], state.params["network"])
+    assert outcomes["whole"] > outcomes["half"] > 1e-3
+    assert outcomes["none"] == 0
+
+
 def test_the_statistics_follow_the_targets(policy, state):
+    """D-26."""
     fragments = make_fragments(policy, state.params, 8, reward=lambda a: 0 * a + 10.0)
     after, metrics = update(policy, CONFIG, state, stack_fragments(fragments))
     before_mean, _ = ValueNormalizer().moments(state.params["value_statistics"])
@@ -225,7 +269,7 @@ def lagging(policy, state, seed=3):
 def test_lag_is_told_on_ratios_as_they_are(policy, state):
     """D-11: the divergence of the policy that acted, by versions of lag; nothing where there is none."""
     _, metrics = update(policy, CONFIG, state, stack_fragments(lagging(policy, state)), version=3)
-    assert metrics["lag/behaviour_kl_2"] == pytest.approx(metrics["ppo/behaviour_kl"])
+    assert metrics["lag/behaviour_kl_2"] == pytest.approx(metrics["ppo/behaviour_kl"], rel=1e-4)
     assert metrics["ppo/behaviour_kl"] > 1e-4
     assert metrics["ppo/behaviour_log_ratio_max"] > 0.02
     for lag in ("0", "1", "3_or_more"):
@@ -370,6 +414,7 @@ from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import stack_fragments
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
+from minestudio_jax.trainer.targets import make_targets
 from tests.trainer.fragments import make_fragments, tiny_policy
 from tests.trainer.test_update import CONFIG
 import dataclasses
