@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 # Before JAX is imported anywhere: tests run on the CPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
@@ -32,3 +34,16 @@ _CACHE = pytest.StashKey[str]()
 def golden() -> Path:
     """Folder of the numbers from the reference implementations."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most programs here run once, and compiling is what takes time: it is done without most optimisations.
+
+    What users run is compiled as they run it: the programs in `tests/run`, and modules marked `optimized`.
+    """
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -21,6 +21,7 @@ from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.utils.seeding import derived_seed
 
 _POLL_S = 0.5  # between two looks at every worker
+SIGNAL_GRACE_S = 1.0
 _CPU_ONLY = {"env_vars": {"JAX_PLATFORMS": "cpu"}}  # an actor must never touch the learner's accelerator
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,12 @@ class RolloutManager:
       config: the run's settings.
       session_id: this life of the trainer.
       log_dir: for the environments' logs.
+      run_stops: set when the run has been told to stop; nothing is waited for or started any more.
     """
 
-    def __init__(self, config: Config, session_id: str, log_dir: Path) -> None:
+    def __init__(self, config: Config, session_id: str, log_dir: Path, run_stops: threading.Event) -> None:
         self._config = config
+        self._run_stops = run_stops
         self._session_id = session_id
         self._log_dir = log_dir
         self._published: tuple[int, Path] | None = None
@@ -67,21 +70,18 @@ class RolloutManager:
         self._workers = [self._start_worker(i) for i in range(config.rollout.num_rollout_workers)]
         self._thread: threading.Thread | None = None
 
-    def wait_until_started(self, stop: threading.Event, deadline_s: float) -> EnvironmentSpec | None:
-        """Waits for every worker's environments.
+    def wait_until_started(self, deadline_s: float) -> EnvironmentSpec | None:
+        """Waits for every worker's environments, `deadline_s` at most.
 
-        Args:
-          stop: ends the wait early.
-          deadline_s: seconds to wait at most.
         Returns:
-          The environments' spec, the same for all; None if `stop` was set.
+          The environments' spec, the same for all; None if the run was told to stop.
         Raises:
           RolloutFailure: a worker failed, or Ray could not place it, or they differ.
         """
         waiting = [w.spec.remote() for w in self._workers]
         asked, ended = list(waiting), time.monotonic() + deadline_s
         while waiting:
-            if stop.is_set():
+            if self._run_stops.is_set():
                 return None
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S)
             if waiting and time.monotonic() > ended:
@@ -215,6 +215,10 @@ class RolloutManager:
                     try:
                         on_report(worker_id, ray.get(reference))
                     except ray.exceptions.RayActorError as error:
+                        # A signal sent to every process of a job may have reached Ray before this one; calls to a
+                        # Ray that is gone would end this process.
+                        if self._run_stops.wait(SIGNAL_GRACE_S):
+                            return
                         self._heal(worker_id, error)
         except BaseException as error:
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))

@@ -58,13 +58,13 @@ class RayExperience:
 
         workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
         self._board.stage(f"starting {workers} rollout worker(s) with {envs} environments each")
-        self._manager = RolloutManager(config, uuid.uuid4().hex, self._directory.logs)
+        self._manager = RolloutManager(config, uuid.uuid4().hex, self._directory.logs, self._stop.event)
         cleanup.callback(lambda: self._manager.close(config.run.stop_deadline_s))
         # The embedded world's spec is known beforehand, so the learner compiles while the workers start.
         if not config.env.factory:
             return embedded_spec(config)
         self._board.stage("waiting for the first environments")
-        return self._manager.wait_until_started(self._stop.event, config.run.start_deadline_s)
+        return self._manager.wait_until_started(config.run.start_deadline_s)
 
     def collector(self, policy: Policy) -> None:
         del policy
@@ -75,7 +75,7 @@ class RayExperience:
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         if not self._config.env.factory:
             self._board.stage("waiting for the environments")
-            spec = self._manager.wait_until_started(self._stop.event, self._config.run.start_deadline_s)
+            spec = self._manager.wait_until_started(self._config.run.start_deadline_s)
             if spec is None:
                 return False
         self._manager.watch(statistics.add)

@@ -17,7 +17,7 @@ from minestudio_jax.config import Config, ConfigError, fragments_per_iteration, 
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import embedded_spec
-from minestudio_jax.rollout.rollout_manager import RolloutFailure
+from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
 from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.experience import Experience, check_experience, make_experience
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
@@ -35,7 +35,6 @@ from minestudio_jax.utils.timing import Stopwatch
 
 _WAIT_S = 0.25  # how often the waiting learner looks at the stop signal
 _SAY_WAITING_AFTER_S = 2.0
-_SIGNAL_GRACE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +191,7 @@ def _next_batch(
             loaded = trainer.wait_for_batch(_WAIT_S)
         except RolloutFailure:
             # A signal sent to every process of a job may have reached Ray before this one.
-            if stop.event.wait(_SIGNAL_GRACE_S):
+            if stop.event.wait(SIGNAL_GRACE_S):
                 return None
             raise
         if loaded is not None:

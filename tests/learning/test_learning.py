@@ -25,7 +25,7 @@ CONFIG = TrainerConfig(
 )  # fmt: skip
 SEEDS = (0, 1, 2)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 
 class Forgetful(ImpalaPolicy):

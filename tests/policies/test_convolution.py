@@ -10,6 +10,8 @@ from jax import lax
 
 from minestudio_jax.policies.convolution import convolve_3x3
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize(
     ("shape", "outputs"),

@@ -10,6 +10,8 @@ from flax import nnx
 
 from minestudio_jax.policies.pooling import max_pool_3x3
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 5, 6, 2), (3, 7, 9, 1), (1, 1, 2, 4), (1, 2, 1, 1)])
 def test_it_is_the_windowed_maximum_and_so_is_its_gradient(shape):

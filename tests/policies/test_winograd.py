@@ -10,6 +10,8 @@ import pytest
 from minestudio_jax.policies import winograd
 from minestudio_jax.policies.convolution import convolve_3x3
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 4, 4, 5), (3, 5, 9, 4), (1, 1, 2, 6), (2, 16, 16, 64)])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-5), ("float64", 1e-13)])

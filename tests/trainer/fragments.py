@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +22,14 @@ LENGTH = 8
 
 
 def tiny_policy() -> ImpalaPolicy:
-    return ImpalaPolicy(SPEC, channels=(4,), hidden_size=8)
+    """Without convolutions: what is compiled a hundred times must be small."""
+    return ImpalaPolicy(SPEC, channels=(), hidden_size=8)
+
+
+@functools.cache
+def jitted(policy: Policy) -> Callable[..., Any]:
+    """`policy.apply`, compiled once."""
+    return jax.jit(policy.apply)
 
 
 def make_fragments(
@@ -42,6 +51,7 @@ def make_fragments(
       reward: action [T] -> reward [T]; random by default.
     """
     rng = np.random.default_rng(seed)
+    apply = jitted(policy)
     fragments = []
     for n in range(count):
         image = rng.integers(0, 255, (LENGTH + 1, 8, 8, 3), np.uint8)
@@ -50,7 +60,7 @@ def make_fragments(
         truncated = ~terminated & (rng.random(LENGTH) < end_rate)
         first = np.append(n % 2 == 0, terminated | truncated)
         state = jax.tree.map(lambda x: np.asarray(x[0]), policy.initial_state(1))
-        output, _ = policy.apply(params, {"image": image[None]}, first[None], jax.tree.map(lambda x: x[None], state))
+        output, _ = apply(params, {"image": image[None]}, first[None], jax.tree.map(lambda x: x[None], state))
         logits = {name: head[:, :LENGTH] for name, head in output.logits.items()}
         fragments.append(
             SampleFragment(

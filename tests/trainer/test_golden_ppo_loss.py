@@ -24,6 +24,8 @@ from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.targets import Targets
 from minestudio_jax.trainer.update import accumulated_gradient
 
+pytestmark = pytest.mark.optimized
+
 CASES = ("plain", "kl_ent", "normvf", "normvf_clipv", "clipv", "chunked", "warmup", "lowprob", "gradclip", "fullsize")
 FLOOR = ("plain", "warmup", "lowprob", "fullsize")  # where the reference's floor of -11 binds
 

@@ -22,7 +22,7 @@ from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.targets import make_targets
 from minestudio_jax.trainer.update import make_update
-from tests.trainer.fragments import LENGTH, cut, make_fragments, tiny_policy
+from tests.trainer.fragments import LENGTH, cut, jitted, make_fragments, tiny_policy
 
 CONFIG = TrainerConfig(
     batch_size_per_device=4, batches_per_iteration=2, context_length=4, learning_rate=1e-2, entropy_bonus_coef=0.01,
@@ -76,7 +76,7 @@ def distance(one, other):
 
 def outputs(policy, params, fragments):
     batch = stack_fragments(fragments)
-    output, _ = policy.apply(params, batch.obs, batch.first, batch.policy_state)
+    output, _ = jitted(policy)(params, batch.obs, batch.first, batch.policy_state)
     return output
 
 

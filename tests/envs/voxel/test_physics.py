@@ -14,6 +14,8 @@ from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import physics
 from tests.envs.voxel.worlds import FLOOR, controls, flat, standing
 
+pytestmark = pytest.mark.optimized
+
 X, Z = 12.5, 2.5  # where the trajectories begin; their coordinates count from here
 SCENARIOS = {
     "walk": ("forward",),
