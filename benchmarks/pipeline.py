@@ -42,7 +42,7 @@ seconds, arguments = float(sys.argv[1]), ["bare", *sys.argv[2:]]
 config = parse(arguments)
 pool = make_pool(config, 0, 0, pathlib.Path(tempfile.mkdtemp()))
 policy = make_policy(config, pool.spec)
-inference = Inference(policy, pool.num_envs, config.rollout.batch_size, 0)
+inference = Inference(policy, pool.num_envs, config.rollout.inference_batch_size, 0)
 params = inference.prepared(jax.jit(policy.init)(jax.random.key(0)))
 
 def play(until):

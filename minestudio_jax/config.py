@@ -149,7 +149,18 @@ class RolloutConfig:
     )
     num_rollout_workers: int = _setting(1, "Rollout worker actors.", lower=1)
     num_envs: int = _setting(16, "Environments per worker; with rollout.mode=device, in all.", lower=1)
-    batch_size: int = _setting(16, "Most environments served by one policy inference; never waited for.", lower=1)
+    inference_batch_size: int = _setting(16, "Most environments served by one policy inference.", lower=1)
+    max_wait_ms: float = _setting(
+        0.0,
+        "Milliseconds that an environment which is ready may wait for others to join its inference; those that come "
+        "while another inference runs join the next one anyway.",
+        lower=0,
+    )
+    synchronous: bool = _setting(
+        False,
+        "Workers rest while the learner learns, and begin an iteration's fragments with its newest policy: slower, "
+        "but one worker on a deterministic world gives the same run every time.",
+    )
     fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
     num_cpus_per_worker: float = _setting(
         1.0, "Ray CPUs reserved per worker. Environment processes come on top.", lower=0
@@ -445,9 +456,9 @@ def validate(config: Config) -> None:
             f"rollout.fragment_length={rollout.fragment_length} is not a multiple of "
             f"trainer.context_length={trainer.context_length}: make the one divide the other"
         )
-    if rollout.mode == "ray" and rollout.batch_size > rollout.num_envs:
+    if rollout.mode == "ray" and rollout.inference_batch_size > rollout.num_envs:
         faults.append(
-            f"rollout.batch_size={rollout.batch_size} is more than rollout.num_envs={rollout.num_envs}: "
+            f"rollout.inference_batch_size={rollout.inference_batch_size} is more than rollout.num_envs={rollout.num_envs}: "
             "a worker never has that many observations; lower it"
         )
     updates, interval = trainer.reference_update, trainer.reference_interval

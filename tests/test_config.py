@@ -74,7 +74,7 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"rollout": {"num_envs": 0}}, ["rollout.num_envs=0", "least"]),
         ({"replay": {"sampling": "lifo"}}, ["replay.sampling='lifo'", "fifo, uniform"]),
         ({"rollout": {"fragment_length": 100}}, ["fragment_length=100", "context_length=64", "multiple"]),
-        ({"rollout": {"batch_size": 99}}, ["rollout.batch_size=99", "num_envs=16", "lower"]),
+        ({"rollout": {"batch_size": 99}}, ["rollout.inference_batch_size=99", "num_envs=16", "lower"]),
         ({"trainer": {"gradient_accumulation": 3}}, ["gradient_accumulation=3", "batches_per_iteration=8"]),
         ({"replay": {"max_chunks": 3}}, ["max_chunks=3", "at least 32"]),
         ({"replay": {"fragments_per_chunk": 3}}, ["fragments_per_chunk=3"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,10 @@ class CombinedPool:
     """The environments of several pools, numbered through in the pools' order.
 
     Args:
-      pools: one or more of the same spec, which answer without being waited for, such as VoxelEnvPools.
+      pools: one or more of the same spec, in lockstep, such as VoxelEnvPools.
     """
+
+    lockstep = True
 
     def __init__(self, pools: Sequence[EnvPool]) -> None:
         self._pools = pools
@@ -26,14 +29,17 @@ class CombinedPool:
     def counters(self) -> PoolCounters:
         """Sums over the pools."""
         parts = [pool.counters for pool in self._pools]
-        return PoolCounters(sum(p.starts for p in parts), sum(p.failures for p in parts))
+        failures = sum((Counter(part.failures) for part in parts), Counter[str]())
+        return PoolCounters(sum(p.starts for p in parts), sum(p.recycled for p in parts), failures)
 
-    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
-        """As EnvPool.recv; every pool is given its share of the time."""
+    def recv(
+        self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
+        """As EnvPool.recv."""
         received = [
             (begin, steps)
             for begin, pool in zip(self._begins, self._pools, strict=False)
-            if (steps := pool.recv(timeout_s / len(self._pools))) is not None
+            if (steps := pool.recv(timeout_s, max_ready, max_wait_s)) is not None
         ]
         if not received:
             return None
@@ -42,19 +48,15 @@ class CombinedPool:
         def joined(name: str) -> np.ndarray:
             return np.concatenate([getattr(steps, name) for steps in parts])
 
-        final_obs = None
-        if any(steps.final_obs is not None for steps in parts):
-            final = [steps.obs if steps.final_obs is None else steps.final_obs for steps in parts]
-            final_obs = {name: np.concatenate([obs[name] for obs in final]) for name in self.spec.observation}
         return EnvironmentSteps(
             env_id=np.concatenate([begin + steps.env_id for begin, steps in received]),
-            obs={name: np.concatenate([steps.obs[name] for steps in parts]) for name in self.spec.observation},
+            obs=[obs for steps in parts for obs in steps.obs],
             first=joined("first"),
             reward=joined("reward"),
             terminated=joined("terminated"),
             truncated=joined("truncated"),
             failed=joined("failed"),
-            final_obs=final_obs,
+            final_obs=[obs for steps in parts for obs in steps.final_obs],
             info=[info for steps in parts for info in steps.info],
         )
 

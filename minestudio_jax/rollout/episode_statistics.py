@@ -15,13 +15,17 @@ class Episode:
 
     Attributes:
       total_reward: undiscounted return.
+      discounted_return: sum over t of discount ** t times reward t, from the episode's first step.
       length: steps.
+      success: whether the environment said that the task was solved; None if it does not say.
       task: label.
       policy_version: that chose the last action.
     """
 
     total_reward: float
+    discounted_return: float
     length: int
+    success: bool | None
     task: str
     policy_version: int
 

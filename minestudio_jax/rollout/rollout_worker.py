@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 
 from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Params, Policy
-from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool
+from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool, PoolCounters
 from minestudio_jax.rollout.environments import worker_tasks
 from minestudio_jax.rollout.episode_statistics import Episode
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
-from minestudio_jax.rollout.fragment_builder import Decision, FragmentBuilder
-from minestudio_jax.rollout.inference import Inference
+from minestudio_jax.rollout.fragment_builder import Decision, Describe, FragmentBuilder
+from minestudio_jax.rollout.inference import Chosen, Inference
 from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.timing import Stopwatch
 
@@ -29,21 +29,45 @@ class WorkerReport:
     """What happened in a worker since its last report.
 
     Attributes:
-      env_failures: environment failures.
+      env_starts: environment instances started.
+      env_recycled: environment instances replaced as planned.
+      env_failures: cause -> environment failures.
       episodes: finished ones.
       seconds: by phase: env (waiting for environments), inference, fragments, send (waiting for the buffer),
-        policy (waiting for the first version).
+        policy (waiting for a version, or for the permission to act).
       version: policy version in use; -1 before the first.
     """
 
-    env_failures: int = 0
+    env_starts: int = 0
+    env_recycled: int = 0
+    env_failures: Mapping[str, int] = field(default_factory=dict)
     episodes: list[Episode] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     version: int = -1
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """Environments whose actions are being computed.
+
+    Attributes:
+      env_id: int32 [K].
+      opens: bool [K], the observation opens a fragment.
+      version: of the policy that acts.
+      wait: gives what it chose.
+    """
+
+    env_id: np.ndarray
+    opens: np.ndarray
+    version: int
+    wait: Callable[[], Chosen]
+
+
 class RolloutWorker:
     """Acts in one pool of environments with the newest policy it was given.
+
+    While the policy computes the actions of some environments, others step, and what came of those that are done is
+    written into their fragments.
 
     Args:
       config: rollout and environment settings.
@@ -69,118 +93,169 @@ class RolloutWorker:
         self._emit = emit
         self._tasks = worker_tasks(config, worker_id)
         self._worker_id, self._worker_life, self._session_id = worker_id, worker_life, session_id
+        self._batch_size, self._max_wait_s = config.rollout.inference_batch_size, config.rollout.max_wait_ms / 1000
+        self._discount = config.trainer.discount
         seed = derived_seed(config.run.seed, "sampling", worker_id, worker_life)
-        self._inference = Inference(policy, pool.num_envs, config.rollout.batch_size, seed)
+        self._inference = Inference(
+            policy, pool.spec, pool.num_envs, self._batch_size, seed, always_full=pool.lockstep
+        )
         self._builders = [
             FragmentBuilder(pool.spec, config.rollout.fragment_length, self._describe_environment(env_id))
             for env_id in range(pool.num_envs)
         ]
+        self._under_way: _UnderWay | None = None
         # One tuple, replaced as a whole: version and parameters can never come apart.
         self._policy: tuple[int, Params] | None = None
-        self._policy_arrived = threading.Event()
+        self._changed = threading.Condition()
+        # With rollout.synchronous: the version to act with at least, and how many fragments may still be finished.
+        self._permitted: tuple[int, int] | None = (0, 0) if config.rollout.synchronous else None
         self._acting_version = -1
-        self._episode_return = np.zeros(pool.num_envs)
-        self._episode_length = np.zeros(pool.num_envs, int)
+        self._episodes = [_EpisodeSoFar() for _ in range(pool.num_envs)]
         self.watch = Stopwatch()
         self._lock = threading.Lock()
-        self._since = WorkerReport()
-        self._reported_failures = 0
+        self._finished_episodes: list[Episode] = []
+        self._reported = PoolCounters()
 
     def set_policy(self, version: int, params: Params) -> None:
         """Gives the worker a policy, from any thread; it acts with it from the next batch on."""
-        self._policy = (version, self._inference.prepared(params))
-        self._policy_arrived.set()
+        prepared = self._inference.prepared(params)
+        if self._policy is None:
+            self._inference.compile(prepared)
+        with self._changed:
+            self._policy = (version, prepared)
+            self._changed.notify_all()
+
+    def permit(self, version: int, num_fragments: int) -> None:
+        """With rollout.synchronous: allows that many fragments more, acting with that version or a newer one."""
+        with self._changed:
+            left = 0 if self._permitted is None else self._permitted[1]
+            self._permitted = (version, left + num_fragments)
+            self._changed.notify_all()
+
+    @property
+    def may_act(self) -> bool:
+        """There is a policy and, with rollout.synchronous, the permission."""
+        if self._policy is None:
+            return False
+        return self._permitted is None or (self._permitted[1] > 0 and self._policy[0] >= self._permitted[0])
 
     def run(self, stop: threading.Event) -> None:
-        """Acts until `stop` is set; idle until the first policy arrives.
+        """Acts until `stop` is set; idle while it may not.
 
         Raises:
           EnvironmentFailure: the environments break too often.
         """
-        with self.watch.phase("policy"):
-            while not self._policy_arrived.wait(_RECV_TIMEOUT_S):
-                if stop.is_set():
-                    return
         while not stop.is_set():
-            self.run_once()
+            if self.may_act:
+                self.run_once()
+                continue
+            with self.watch.phase("policy"), self._changed:
+                self._changed.wait_for(lambda: self.may_act, _RECV_TIMEOUT_S)
 
     def run_once(self) -> None:
-        """One round: receive, record what came of the last actions, act, send."""
-        with self.watch.phase("env"):
-            steps = self._pool.recv(_RECV_TIMEOUT_S)
-        if steps is None:
-            return
+        """One round: take what is ready and begin to act on it; then send what was chosen in the round before.
+
+        The policy therefore has its next batch at hand when it is done with one.
+        """
         assert self._policy is not None, "set_policy() comes first"
         version, params = self._policy
-        self._record_outcomes(steps, params)
-        opening = np.array([self._builders[i].needs_policy_state for i in steps.env_id])
-        memory = self._inference.memory(steps.env_id[opening], steps.first[opening])
-        with self.watch.phase("inference"):
-            action, logp, value = self._inference.act(params, steps.obs, steps.first, steps.env_id)
-        self._acting_version = version
-        self._pool.send(action, steps.env_id)
-        # The environments work while the fragments are written.
-        finished = []
-        with self.watch.phase("fragments"):
-            memory_row = np.cumsum(opening) - 1
-            for k, env_id in enumerate(steps.env_id):
-                state = None
-                if opening[k]:
-                    state = jax.tree.map(lambda leaf, row=memory_row[k]: leaf[row].copy(), memory)
-                decision = Decision(
-                    {name: a[k] for name, a in action.items()}, float(logp[k]), float(value[k]), version
-                )
-                obs = {name: x[k] for name, x in steps.obs.items()}
-                fragment = self._builders[env_id].observe(obs, bool(steps.first[k]), decision, state)
-                if fragment is not None:
-                    finished.append(fragment)
-        self._send(finished)
+        idle = self._under_way is None
+        with self.watch.phase("env"):
+            steps = self._pool.recv(
+                _RECV_TIMEOUT_S if idle else 0.0, self._batch_size, self._max_wait_s if idle else 0.0
+            )
+        begun = None if steps is None else self._begin(steps, version, params)
+        if self._under_way is not None:
+            self._answer(self._under_way, send=True)
+        self._under_way = begun
+
+    def drain(self) -> None:
+        """Emits what there is of every fragment, for a worker that does not act any more."""
+        if self._under_way is not None:
+            self._answer(self._under_way, send=False)
+            self._under_way = None
+        self._send([fragment for builder in self._builders if (fragment := builder.cut()) is not None])
 
     def report(self) -> WorkerReport:
         """What happened since the last call."""
-        failures = self._pool.counters.failures
+        now = self._pool.counters
         with self._lock:
-            report, self._since = self._since, WorkerReport()
-            new_failures, self._reported_failures = failures - self._reported_failures, failures
-        return dataclasses.replace(
-            report, env_failures=new_failures, seconds=self.watch.drain(), version=self._acting_version
+            episodes, self._finished_episodes = self._finished_episodes, []
+            before, self._reported = self._reported, now
+        failures = {cause: count - before.failures.get(cause, 0) for cause, count in now.failures.items()}
+        return WorkerReport(
+            env_starts=now.starts - before.starts,
+            env_recycled=now.recycled - before.recycled,
+            env_failures={cause: count for cause, count in failures.items() if count},
+            episodes=episodes,
+            seconds=self.watch.drain(),
+            version=self._acting_version,
         )
+
+    def _begin(self, steps: EnvironmentSteps, version: int, params: Params) -> _UnderWay:
+        """Records what came of the last actions and begins to choose the next."""
+        self._record_outcomes(steps, params)
+        with self.watch.phase("fragments"):
+            builders = [self._builders[env_id] for env_id in steps.env_id.tolist()]
+            for builder, obs, first in zip(builders, steps.obs, steps.first.tolist(), strict=True):
+                builder.observe(obs, first)
+            opens = np.array([builder.opens for builder in builders])
+        with self.watch.phase("inference"):
+            wait = self._inference.act(params, steps.obs, steps.first, steps.env_id, opens)
+        self._acting_version = version
+        return _UnderWay(steps.env_id, opens, version, wait)
+
+    def _answer(self, under_way: _UnderWay, send: bool) -> None:
+        with self.watch.phase("inference"):
+            chosen = under_way.wait()
+        if send:
+            self._pool.send(chosen.action, under_way.env_id)
+        # The environments work while this is written.
+        finished = []
+        with self.watch.phase("fragments"):
+            memory = _rows(chosen.memory, int(under_way.opens.sum()))
+            for k, env_id in enumerate(under_way.env_id.tolist()):
+                decision = Decision(
+                    {name: a[k] for name, a in chosen.action.items()},
+                    float(chosen.logp[k]),
+                    float(chosen.value[k]),
+                    under_way.version,
+                )
+                state = next(memory) if under_way.opens[k] else None
+                fragment = self._builders[env_id].decide(decision, state)
+                self._episodes[env_id].version = under_way.version
+                if fragment is not None:
+                    finished.append(fragment)
+        self._send(finished)
 
     def _record_outcomes(self, steps: EnvironmentSteps, params: Params) -> None:
         final_value = np.zeros(len(steps.env_id), np.float32)
         cut = np.flatnonzero(steps.truncated & ~steps.terminated)
         if len(cut):
-            assert steps.final_obs is not None, "a truncated step comes with the episode's last observation"
-            final_obs = {name: x[cut] for name, x in steps.final_obs.items()}
+            final_obs = [obs for k in cut if (obs := steps.final_obs[k]) is not None]
+            assert len(final_obs) == len(cut), "a truncated step comes with the episode's last observation"
             with self.watch.phase("inference"):
                 final_value[cut] = self._inference.value(params, final_obs, steps.env_id[cut])
         episodes, fragments = [], []
-        for k, env_id in enumerate(steps.env_id):
-            builder = self._builders[env_id]
+        for k, env_id in enumerate(steps.env_id.tolist()):
+            builder, episode = self._builders[env_id], self._episodes[env_id]
             if steps.failed[k]:
-                cut_fragment = builder.fail()
-                if cut_fragment is not None:
-                    fragments.append(cut_fragment)
-                self._episode_return[env_id] = self._episode_length[env_id] = 0
+                fragment = builder.cut()
+                if fragment is not None:
+                    fragments.append(fragment)
+                episode.begin()
                 continue
             if not builder.awaits_outcome:  # the first receipt of the environment
                 continue
             terminated, truncated = bool(steps.terminated[k]), bool(steps.truncated[k])
             builder.outcome(float(steps.reward[k]), terminated, truncated, float(final_value[k]))
-            self._episode_return[env_id] += float(steps.reward[k])
-            self._episode_length[env_id] += 1
+            episode.add(float(steps.reward[k]), self._discount)
             if terminated or truncated:
-                episodes.append(
-                    Episode(
-                        float(self._episode_return[env_id]),
-                        int(self._episode_length[env_id]),
-                        self._tasks[env_id],
-                        self._acting_version,
-                    )
-                )
-                self._episode_return[env_id] = self._episode_length[env_id] = 0
-        with self._lock:
-            self._since = dataclasses.replace(self._since, episodes=self._since.episodes + episodes)
+                episodes.append(episode.finished(self._tasks[env_id], steps.info[k]))
+                episode.begin()
+        if episodes:
+            with self._lock:
+                self._finished_episodes.extend(episodes)
         self._send(fragments)
 
     def _send(self, fragments: list[SampleFragment]) -> None:
@@ -189,8 +264,11 @@ class RolloutWorker:
         with self.watch.phase("send"):
             for fragment in fragments:
                 self._emit(fragment)
+        with self._changed:
+            if self._permitted is not None:
+                self._permitted = (self._permitted[0], self._permitted[1] - len(fragments))
 
-    def _describe_environment(self, env_id: int) -> Callable[[int, int, int, int, int], FragmentMetadata]:
+    def _describe_environment(self, env_id: int) -> Describe:
         def describe(
             fragment_index: int, start_step: int, valid_steps: int, version_first: int, version_last: int
         ) -> FragmentMetadata:
@@ -208,3 +286,47 @@ class RolloutWorker:
             )
 
         return describe
+
+
+@dataclass
+class _EpisodeSoFar:
+    """Of one environment's episode under way.
+
+    Attributes:
+      total_reward, discounted_return, length: up to now.
+      weight: discount ** length.
+      version: of the policy that acted last.
+    """
+
+    total_reward: float = 0.0
+    discounted_return: float = 0.0
+    length: int = 0
+    weight: float = 1.0
+    version: int = -1
+
+    def begin(self) -> None:
+        self.total_reward = self.discounted_return = 0.0
+        self.length, self.weight = 0, 1.0
+
+    def add(self, reward: float, discount: float) -> None:
+        self.total_reward += reward
+        self.discounted_return += self.weight * reward
+        self.weight *= discount
+        self.length += 1
+
+    def finished(self, task: str, info: Mapping[str, Any]) -> Episode:
+        success = info.get("success")
+        return Episode(
+            total_reward=self.total_reward,
+            discounted_return=self.discounted_return,
+            length=self.length,
+            success=None if success is None else bool(success),
+            task=task,
+            policy_version=self.version,
+        )
+
+
+def _rows(tree: Any, count: int) -> Iterator[Any]:
+    """Each row of a tree of [count, ...] in memory of its own."""
+    for row in range(count):
+        yield jax.tree.map(lambda leaf, row=row: leaf[row].copy(), tree)

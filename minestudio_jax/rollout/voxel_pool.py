@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec, Observation
 from minestudio_jax.envs.voxel import World
 from minestudio_jax.envs.voxel.state import State
 from minestudio_jax.envs.voxel.statistics import as_dict
@@ -29,6 +29,8 @@ class VoxelEnvPool:
       seed: of all worlds; episode k of world i is the same whatever the others do.
       height, width: of the image, pixels.
     """
+
+    lockstep = True
 
     def __init__(self, world: World, num_envs: int, seed: int, height: int, width: int) -> None:
         self.spec = voxel_spec(world, height, width)
@@ -58,9 +60,11 @@ class VoxelEnvPool:
         self._sent = True
         self._timestep: Any = None
 
-    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
+    def recv(
+        self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
         """All worlds after the step under way; None if none is under way. Steps take milliseconds: no deadline."""
-        del timeout_s
+        del timeout_s, max_ready, max_wait_s
         if not self._sent:
             return None
         self._sent = False
@@ -72,16 +76,21 @@ class VoxelEnvPool:
             t = self._timestep
             reward, terminated, truncated = (np.asarray(x) for x in (t.reward, t.terminated, t.truncated))
         ended = terminated | truncated
-        final_obs = {"image": np.array(self._image)} if truncated.any() else None
+        final_obs: list[Observation | None] = [None] * self.num_envs
+        if truncated.any():
+            image = np.array(self._image)  # a copy: the resets below take the memory of this one
+            for i in np.flatnonzero(truncated):
+                final_obs[i] = {"image": image[i]}
         info: list[dict[str, Any]] = [{} for _ in env_id]
         if ended.any():
             said = jax.device_get(self._timestep.info)
             for i in np.flatnonzero(ended):
                 info[i] = as_dict({name: leaf[i] for name, leaf in said.items()})
                 self._reset(int(i))
+        image = np.array(self._image)
         return EnvironmentSteps(
             env_id=env_id,
-            obs={"image": np.array(self._image)},
+            obs=[{"image": one} for one in image],
             first=ended if self._timestep is not None else ~ended,
             reward=reward,
             terminated=terminated,

@@ -99,7 +99,7 @@ def _play(
     tasks = worker_tasks(config, 0)
     policy = make_policy(config, pool.spec)
     seed = derived_seed(config.run.seed, "evaluation")
-    inference = Inference(policy, pool.num_envs, config.rollout.batch_size, seed, greedy)
+    inference = Inference(policy, pool.spec, pool.num_envs, config.rollout.inference_batch_size, seed, greedy)
     abstract = jax.eval_shape(policy.init, jax.random.key(0))
     params = inference.prepared(policy_store.load_version(version_path, abstract))
     begun = 0
@@ -131,11 +131,11 @@ def _play(
                     number[env_id], begun = (begun, begun + 1) if begun < episodes else (-1, begun)
                 total[env_id], length[env_id] = 0.0, 0
                 seen[env_id] = []
-        action, _, _ = inference.act(params, steps.obs, steps.first, steps.env_id)
+        action = inference.act(params, steps.obs, steps.first, steps.env_id)().action
         if record is not None:
             for k, env_id in enumerate(steps.env_id):
                 if number[env_id] >= 0:
-                    obs = {name: x[k].copy() for name, x in steps.obs.items()}
+                    obs = {name: x.copy() for name, x in steps.obs[k].items()}
                     seen[env_id].append((obs, {name: a[k] for name, a in action.items()}))
         pool.send(action, steps.env_id)
     return [played[i] for i in range(episodes)]

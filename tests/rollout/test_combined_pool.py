@@ -27,10 +27,8 @@ def pools():
 def rows(steps, env_id):
     """What was received of one environment."""
     k = steps.env_id.tolist().index(env_id)
-    final = None
-    if steps.final_obs is not None and steps.truncated[k]:
-        final = steps.final_obs["image"][k].tolist()
-    return [getattr(steps, name)[k].item() for name in FIELDS], steps.obs["image"][k].tolist(), final
+    final = steps.final_obs[k]["image"].tolist() if steps.truncated[k] else steps.final_obs[k]
+    return [getattr(steps, name)[k].item() for name in FIELDS], steps.obs[k]["image"].tolist(), final
 
 
 def act(pool, steps):
@@ -65,15 +63,17 @@ def test_pools_that_have_nothing_do_not_keep_the_others_waiting():
 
 def test_counters_are_sums():
     parts = pools()
-    parts[0].counters, parts[1].counters = PoolCounters(2, 1), PoolCounters(3, 4)
-    assert CombinedPool(parts).counters == PoolCounters(5, 5)
+    parts[0].counters = PoolCounters(2, 1, {"death": 3})
+    parts[1].counters = PoolCounters(3, 0, {"death": 1, "hang": 2})
+    assert CombinedPool(parts).counters == PoolCounters(5, 1, {"death": 4, "hang": 2})
+    assert CombinedPool(parts).counters.total_failures == 6
 
 
 @pytest.fixture(scope="module")
 def config():
     options = {"size": 24, "height": 20, "ray_strides": 8, "time_limit": 6}
     env = EnvConfig(tasks={"chop_tree": 2, "mine_cobblestone": 1}, options=options, height=16, width=16)
-    return Config(env=env, rollout=RolloutConfig(num_envs=4, batch_size=4, num_rollout_workers=3))
+    return Config(env=env, rollout=RolloutConfig(num_envs=4, inference_batch_size=4, num_rollout_workers=3))
 
 
 def test_a_workers_environments_play_their_tasks_next_to_each_other(config, tmp_path):
@@ -85,7 +85,7 @@ def test_a_workers_environments_play_their_tasks_next_to_each_other(config, tmp_
     first = pool.recv(1.0)
     pool.send({"choice": np.zeros((4, 1), np.int32)}, first.env_id)
     assert pool.recv(1.0).env_id.tolist() == [0, 1, 2, 3]
-    assert len({first.obs["image"][i].tobytes() for i in range(4)}) == 4
+    assert len({obs["image"].tobytes() for obs in first.obs}) == 4
 
 
 def test_tasks_of_different_actions_are_refused_by_name(config):

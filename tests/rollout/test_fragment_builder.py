@@ -29,9 +29,8 @@ def feed(builder, steps, start=0, version=1, truncated_at=(), terminated_at=()):
     """Observes and completes the given number of steps; returns the fragments that came out."""
     out, first = [], start == 0
     for step in range(start, start + steps):
-        out.append(
-            builder.observe({"image": signed_image(0, 0, step)}, first, decision(step, version), np.float32(step))
-        )
+        builder.observe({"image": signed_image(0, 0, step)}, first)
+        out.append(builder.decide(decision(step, version), np.float32(step)))
         ended, cut = step in terminated_at, step in truncated_at
         builder.outcome(float(step), ended, cut, 5.0 if cut else 0.0)
         first = ended or cut
@@ -61,8 +60,9 @@ def test_consecutive_fragments_continue_each_other_and_the_second_has_its_own_me
 def test_a_failure_cuts_the_fragment_before_the_step_that_never_was(builder):
     """D-13."""
     feed(builder, 2)
-    assert builder.observe({"image": signed_image(0, 0, 2)}, False, decision(2), None) is None
-    fragment = builder.fail()
+    builder.observe({"image": signed_image(0, 0, 2)}, False)
+    assert builder.decide(decision(2)) is None
+    fragment = builder.cut()
     assert fragment.metadata.valid_steps == 2
     np.testing.assert_array_equal(fragment.reward, [0, 1, 0, 0])
     np.testing.assert_array_equal(fragment.obs["image"][2], signed_image(0, 0, 2))
@@ -77,9 +77,11 @@ def test_a_failure_cuts_the_fragment_before_the_step_that_never_was(builder):
 
 
 def test_a_failure_in_the_first_step_of_a_fragment_leaves_nothing(builder):
-    builder.observe({"image": signed_image(0, 0, 0)}, True, decision(0), None)
-    assert builder.fail() is None
-    assert builder.needs_policy_state
+    builder.observe({"image": signed_image(0, 0, 0)}, True)
+    assert builder.decide(decision(0)) is None
+    assert builder.cut() is None
+    builder.observe({"image": signed_image(0, 1, 0)}, True)
+    assert builder.opens
 
 
 def test_versions_of_the_first_and_the_last_step_are_kept(builder):
@@ -103,6 +105,11 @@ def test_ends_of_both_kinds_stay_apart(builder):
 def test_out_of_order_calls_are_refused(builder):
     with pytest.raises(RuntimeError, match="without an action"):
         builder.outcome(0.0, False, False, 0.0)
-    builder.observe({"image": signed_image(0, 0, 0)}, True, decision(0), None)
+    with pytest.raises(RuntimeError, match="without an observation"):
+        builder.decide(decision(0))
+    builder.observe({"image": signed_image(0, 0, 0)}, True)
     with pytest.raises(RuntimeError, match="before the outcome"):
-        builder.observe({"image": signed_image(0, 0, 1)}, False, decision(1), None)
+        builder.observe({"image": signed_image(0, 0, 1)}, False)
+    builder.decide(decision(0))
+    with pytest.raises(RuntimeError, match="before the outcome"):
+        builder.observe({"image": signed_image(0, 0, 1)}, False)

@@ -24,19 +24,20 @@ def params(policy):
     return jax.jit(policy.init)(jax.random.key(0))
 
 
-def frames(seed: int) -> dict[str, np.ndarray]:
-    return {"image": np.random.default_rng(seed).integers(0, 255, (ENVS, 8, 8, 3)).astype(np.uint8)}
+def frames(seed: int) -> list[dict[str, np.ndarray]]:
+    images = np.random.default_rng(seed).integers(0, 255, (ENVS, 8, 8, 3)).astype(np.uint8)
+    return [{"image": image} for image in images]
 
 
 def play(policy, params, groups) -> tuple[np.ndarray, Inference]:
     """Values [step, environment] of six steps in which the environments act in these groups; a reset in the middle."""
-    inference = Inference(policy, ENVS, ENVS, seed=0, greedy=True)
+    inference = Inference(policy, spec_of(SHAPE), ENVS, ENVS, seed=0, greedy=True)
     values = np.zeros((6, ENVS))
     for step in range(6):
         obs, first = frames(step), np.array([step == 0, step in (0, 3), step == 0])
         for group in groups:
             ids = np.array(group, np.int32)
-            _, _, values[step, ids] = inference.act(params, {"image": obs["image"][ids]}, first[ids], ids)
+            values[step, ids] = inference.act(params, [obs[i] for i in ids], first[ids], ids)().value
     return values, inference
 
 

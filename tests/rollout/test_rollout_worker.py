@@ -40,7 +40,7 @@ def params(policy):
 
 
 def collect(policy, params, pool, rounds, batch_size=4):
-    config = Config(rollout=RolloutConfig(num_envs=pool.num_envs, batch_size=batch_size, fragment_length=LENGTH))
+    config = Config(rollout=RolloutConfig(num_envs=pool.num_envs, inference_batch_size=batch_size, fragment_length=LENGTH))
     fragments = []
     worker = RolloutWorker(config, 0, 0, "s", pool, policy, fragments.append)
     worker.set_policy(1, params)
@@ -114,14 +114,14 @@ def test_the_size_of_the_inference_batch_does_not_change_the_outputs(policy, par
     """D-10: padding and splitting; sampling is made deterministic by comparing values of the same observations."""
     from minestudio_jax.rollout.inference import Inference
 
-    images = np.stack([signed_image(0, 0, i) for i in range(7)])
+    images = [{"image": signed_image(0, 0, i)} for i in range(7)]
     env_id, first = np.arange(7, dtype=np.int32), np.zeros(7, bool)
     values = []
     for batch_size in (7, 3, 16):
-        inference = Inference(policy, 7, batch_size, seed=0, greedy=True)
+        inference = Inference(policy, SPEC, 7, batch_size, seed=0, greedy=True)
         for _ in range(2):
-            _, logp, value = inference.act(params, {"image": images}, first, env_id)
-        values.append((logp, value, inference.memory(env_id, first)))
+            chosen = inference.act(params, images, first, env_id)()
+        values.append((chosen.logp, chosen.value, inference.memory(env_id, first)))
     for logp, value, memory in values[1:]:
         np.testing.assert_allclose(logp, values[0][0], atol=1e-5)
         np.testing.assert_allclose(value, values[0][1], atol=1e-5)
@@ -134,7 +134,7 @@ def test_episodes_are_reported_with_their_returns_and_failed_ones_are_not(collec
     finished = [e for e in pool.emitted if e[5] in ("terminated", "truncated")]
     recorded = len(report.episodes)
     assert len(finished) - pool.num_envs <= recorded <= len(finished)
-    assert report.env_failures == sum(e[5] == "failed" for e in pool.emitted)
+    assert report.env_failures == {"death": sum(e[5] == "failed" for e in pool.emitted)}
     env, episode = finished[0][:2]
     steps = [e for e in pool.emitted if e[:2] == (env, episode)]
     assert report.episodes[0].total_reward == pytest.approx(sum(e[4] for e in steps), rel=1e-5)
@@ -145,10 +145,10 @@ def test_episodes_are_reported_with_their_returns_and_failed_ones_are_not(collec
 def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy, params):
     """D-19."""
     pool = InProcessPool(2)
-    worker, fragments = collect(policy, params, pool, rounds=3)
+    worker, fragments = collect(policy, params, pool, rounds=2 * 3)
     other = jax.jit(policy.init)(jax.random.key(2))
     worker.set_policy(2, other)
-    for _ in range(3 * LENGTH):
+    for _ in range(2 * 3 * LENGTH):
         worker.run_once()
     versions = [(f.metadata.version_first, f.metadata.version_last) for f in fragments if f.metadata.env_id == 0]
     assert versions[:2] == [(1, 2), (2, 2)]
@@ -160,14 +160,63 @@ def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy
     np.testing.assert_allclose(logp[fresh], batch.behaviour_logp[fresh], atol=1e-5)
 
 
+def test_draining_emits_what_there_is_of_every_fragment(policy, params):
+    """D-45."""
+    pool = InProcessPool(3, ends, ready=2)
+    worker, fragments = collect(policy, params, pool, rounds=25)
+    assert worker._under_way is not None, "some actions are being chosen"
+    worker.drain()
+    happened = {e[:3] for e in pool.emitted if e[5] != "failed"}
+    sent = set()
+    for fragment in fragments:
+        for t in range(fragment.metadata.valid_steps):
+            env, episode, step = (int(x) for x in fragment.obs["image"][t, 0, 0])
+            sent.add((env, episode, step + 1))
+        last = fragment.metadata.valid_steps
+        image = fragment.obs["image"][last]
+        np.testing.assert_array_equal(image, signed_image(*(int(x) for x in image[0, 0])))  # the bootstrap is genuine
+        assert fragment.behaviour_value[last] != 0
+    assert sent <= happened
+    assert len(happened - sent) <= pool.num_envs, "only steps whose outcome nobody received are missing"
+
+
+def test_a_synchronous_worker_acts_only_with_permission_and_the_version_it_names(policy, params):
+    config = Config(rollout=RolloutConfig(num_envs=1, inference_batch_size=1, fragment_length=2, synchronous=True))
+    fragments = []
+    worker = RolloutWorker(config, 0, 0, "s", InProcessPool(1), policy, fragments.append)
+    worker.set_policy(1, params)
+    assert not worker.may_act
+    worker.permit(1, 2)
+    while worker.may_act:
+        worker.run_once()
+    assert len(fragments) == 2
+    worker.permit(2, 1)
+    assert not worker.may_act, "version 2 has not come yet"
+    worker.set_policy(2, params)
+    assert worker.may_act
+
+
+def test_what_is_drawn_for_an_environment_does_not_depend_on_the_batch_it_is_in(policy, params):
+    """D-59."""
+    chosen = []
+    for ready in (1, 2, 4):
+        pool = InProcessPool(4, ready=ready)
+        _, fragments = collect(policy, params, pool, rounds=2 * 30 * 4 // ready)
+        chosen.append([np.concatenate([f.action["choice"][:, 0] for f in fragments if f.metadata.env_id == i][:4])
+                       for i in range(4)])  # fmt: skip
+    np.testing.assert_array_equal(chosen[0], chosen[1])
+    np.testing.assert_array_equal(chosen[0], chosen[2])
+    assert len(np.unique(chosen[0])) > 1
+
+
 def test_settings_reach_the_fragments(policy, params):
     pool = InProcessPool(1)
-    config = Config(rollout=RolloutConfig(num_envs=1, batch_size=1, fragment_length=2))
+    config = Config(rollout=RolloutConfig(num_envs=1, inference_batch_size=1, fragment_length=2))
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, task="my_task"))
     fragments = []
     worker = RolloutWorker(config, 4, 2, "session", pool, policy, fragments.append)
     worker.set_policy(7, params)
-    for _ in range(3):
+    for _ in range(2 * 3):
         worker.run_once()
     metadata = fragments[0].metadata
     assert (metadata.worker_id, metadata.worker_life, metadata.session_id) == (4, 2, "session")

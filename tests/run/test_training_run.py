@@ -217,7 +217,7 @@ SCRIPTED = ("--env.factory=tests.scripted_env:make",)
     ids=["start", "steps", "interpreter", "stall"],
 )  # fmt: skip
 def test_environments_that_do_not_work_fail_the_run_with_the_cause(tmp_path, arguments, words):
-    program = train(tmp_path / "run", *SCRIPTED, "--rollout.num_envs=1", "--rollout.batch_size=1", *arguments)
+    program = train(tmp_path / "run", *SCRIPTED, "--rollout.num_envs=1", "--rollout.inference_batch_size=1", *arguments)
     assert program.wait() == 1, program.stdout + program.stderr
     program.assert_nothing_left()
     failure = program.stdout.partition("failed: ")[2]
