@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 
+_EPISODE_STEPS = 100
+
 
 class SlowEnvironment:
-    """Random images, random rewards, episodes of 100 steps."""
+    """Random images, random rewards, episodes of 100 steps.
 
-    def __init__(self, seed: int, step_s: float, height: int, width: int) -> None:
+    Args:
+      index, seed: as for every factory.
+      step_s: seconds a step takes on average.
+      height, width: of the image.
+      jitter: a step takes between 1 - jitter and 1 + jitter times step_s.
+      slow_reset_s, slow_reset_share: this share of the resets takes so many seconds, the others nothing.
+      clock_dir: folder in which file `<index>` holds two float64, always up to date: steps done, and the seconds that
+        steps and resets took.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        seed: int,
+        step_s: float,
+        height: int,
+        width: int,
+        jitter: float = 0.0,
+        slow_reset_s: float = 0.0,
+        slow_reset_share: float = 0.0,
+        clock_dir: str = "",
+    ) -> None:
         self.spec = EnvironmentSpec({"image": ArraySpec((height, width, 3), "uint8")}, {"choice": 8})
-        self._step_s = step_s
+        self._step_s, self._jitter = step_s, jitter
+        self._slow_reset_s, self._slow_reset_share = slow_reset_s, slow_reset_share
         self._random = np.random.default_rng(seed)
         self._images = self._random.integers(0, 255, (16, height, width, 3), np.uint8)
         self._steps = 0
+        self._clock = np.zeros(2)
+        if clock_dir:
+            self._clock = np.memmap(Path(clock_dir) / str(index), np.float64, "w+", shape=(2,))
 
     def reset(self, seed=None):
+        begin = time.perf_counter()
         self._steps = 0
+        if self._random.random() < self._slow_reset_share:
+            time.sleep(self._slow_reset_s)
+        self._clock[1] += time.perf_counter() - begin
         return self._observation(), {}
 
     def step(self, action):
-        time.sleep(self._step_s)
+        begin = time.perf_counter()
+        time.sleep(self._step_s * (1 + self._jitter * self._random.uniform(-1, 1)))
         self._steps += 1
-        return self._observation(), float(self._random.random()), False, self._steps >= 100, {}
+        self._clock += (1, time.perf_counter() - begin)
+        return self._observation(), float(self._random.random()), False, self._steps >= _EPISODE_STEPS, {}
 
     def close(self):
         pass
@@ -36,4 +70,4 @@ class SlowEnvironment:
 
 
 def make(index, seed, **options):
-    return SlowEnvironment(seed, **options)
+    return SlowEnvironment(index, seed, **options)
