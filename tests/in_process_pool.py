@@ -46,23 +46,22 @@ class InProcessPool:
         self._waiting = [(i, 0.0, "", None) for i in range(num_envs)]
         self.emitted: list[tuple[int, int, int, int, float, str]] = []
 
-    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
-        del timeout_s
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+        del timeout_s, max_ready, max_wait_s
         batch, self._waiting = self._waiting[: self._ready], self._waiting[self._ready :]
         if not batch:
             return None
         ids = np.array([b[0] for b in batch], np.int32)
         outcome = np.array([b[2] for b in batch])
-        final = [b[3] if b[3] is not None else np.zeros((8, 8, 3), np.uint8) for b in batch]
         return EnvironmentSteps(
             env_id=ids,
-            obs={"image": np.stack([signed_image(i, self._episode[i], self._step[i]) for i in ids])},
+            obs=[{"image": signed_image(i, self._episode[i], self._step[i])} for i in ids],
             first=np.array([self._step[i] == 0 for i in ids]),
             reward=np.array([b[1] for b in batch], np.float32),
             terminated=outcome == "terminated",
             truncated=outcome == "truncated",
             failed=outcome == "failed",
-            final_obs={"image": np.stack(final)} if (outcome == "truncated").any() else None,
+            final_obs=[None if b[3] is None else {"image": b[3]} for b in batch],
             info=[{} for _ in ids],
         )
 
@@ -79,7 +78,8 @@ class InProcessPool:
             else:
                 self._step[i] = step
             if outcome == "failed":
-                self.counters = PoolCounters(failures=self.counters.failures + 1)
+                failures = {**self.counters.failures, "exception": self.counters.failures["exception"] + 1}
+                self.counters = PoolCounters(failures=failures)
             self._waiting.append((i, reward, outcome, final))
 
     def close(self) -> None:

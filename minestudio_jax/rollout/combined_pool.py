@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool, PoolCounters
+from minestudio_jax.rollout.env_pool import FAILURE_CAUSES, EnvironmentSteps, EnvPool, PoolCounters
 
 
 class CombinedPool:
@@ -26,10 +26,12 @@ class CombinedPool:
     def counters(self) -> PoolCounters:
         """Sums over the pools."""
         parts = [pool.counters for pool in self._pools]
-        return PoolCounters(sum(p.starts for p in parts), sum(p.failures for p in parts))
+        failures = {cause: sum(p.failures[cause] for p in parts) for cause in FAILURE_CAUSES}
+        return PoolCounters(sum(p.starts for p in parts), sum(p.recycled for p in parts), failures)
 
-    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
-        """As EnvPool.recv; every pool is given its share of the time."""
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+        """As EnvPool.recv, of whole pools; every pool is given its share of the time."""
+        del max_ready, max_wait_s
         received = [
             (begin, steps)
             for begin, pool in zip(self._begins, self._pools, strict=False)
@@ -42,19 +44,15 @@ class CombinedPool:
         def joined(name: str) -> np.ndarray:
             return np.concatenate([getattr(steps, name) for steps in parts])
 
-        final_obs = None
-        if any(steps.final_obs is not None for steps in parts):
-            final = [steps.obs if steps.final_obs is None else steps.final_obs for steps in parts]
-            final_obs = {name: np.concatenate([obs[name] for obs in final]) for name in self.spec.observation}
         return EnvironmentSteps(
             env_id=np.concatenate([begin + steps.env_id for begin, steps in received]),
-            obs={name: np.concatenate([steps.obs[name] for steps in parts]) for name in self.spec.observation},
+            obs=[obs for steps in parts for obs in steps.obs],
             first=joined("first"),
             reward=joined("reward"),
             terminated=joined("terminated"),
             truncated=joined("truncated"),
             failed=joined("failed"),
-            final_obs=final_obs,
+            final_obs=[obs for steps in parts for obs in steps.final_obs],
             info=[info for steps in parts for info in steps.info],
         )
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from minestudio_jax.config import Config
+from minestudio_jax.envs.env import Observation
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool
 from minestudio_jax.rollout.environments import worker_tasks
@@ -116,10 +117,8 @@ class RolloutWorker:
         opening = np.array([self._builders[i].needs_policy_state for i in steps.env_id])
         memory = self._inference.memory(steps.env_id[opening], steps.first[opening])
         with self.watch.phase("inference"):
-            action, logp, value = self._inference.act(params, steps.obs, steps.first, steps.env_id)
+            action, logp, value = self._inference.act(params, _stacked(steps.obs), steps.first, steps.env_id)
         self._acting_version = version
-        self._pool.send(action, steps.env_id)
-        # The environments work while the fragments are written.
         finished = []
         with self.watch.phase("fragments"):
             memory_row = np.cumsum(opening) - 1
@@ -130,15 +129,15 @@ class RolloutWorker:
                 decision = Decision(
                     {name: a[k] for name, a in action.items()}, float(logp[k]), float(value[k]), version
                 )
-                obs = {name: x[k] for name, x in steps.obs.items()}
-                fragment = self._builders[env_id].observe(obs, bool(steps.first[k]), decision, state)
+                fragment = self._builders[env_id].observe(steps.obs[k], bool(steps.first[k]), decision, state)
                 if fragment is not None:
                     finished.append(fragment)
+        self._pool.send(action, steps.env_id)
         self._send(finished)
 
     def report(self) -> WorkerReport:
         """What happened since the last call."""
-        failures = self._pool.counters.failures
+        failures = self._pool.counters.total_failures
         with self._lock:
             report, self._since = self._since, WorkerReport()
             new_failures, self._reported_failures = failures - self._reported_failures, failures
@@ -150,8 +149,7 @@ class RolloutWorker:
         final_value = np.zeros(len(steps.env_id), np.float32)
         cut = np.flatnonzero(steps.truncated & ~steps.terminated)
         if len(cut):
-            assert steps.final_obs is not None, "a truncated step comes with the episode's last observation"
-            final_obs = {name: x[cut] for name, x in steps.final_obs.items()}
+            final_obs = _stacked([obs for k in cut if (obs := steps.final_obs[k]) is not None])
             with self.watch.phase("inference"):
                 final_value[cut] = self._inference.value(params, final_obs, steps.env_id[cut])
         episodes, fragments = [], []
@@ -208,3 +206,7 @@ class RolloutWorker:
             )
 
         return describe
+
+
+def _stacked(observations: list[Observation]) -> dict[str, np.ndarray]:
+    return {name: np.stack([obs[name] for obs in observations]) for name in observations[0]}

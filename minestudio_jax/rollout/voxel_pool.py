@@ -58,9 +58,9 @@ class VoxelEnvPool:
         self._sent = True
         self._timestep: Any = None
 
-    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
         """All worlds after the step under way; None if none is under way. Steps take milliseconds: no deadline."""
-        del timeout_s
+        del timeout_s, max_ready, max_wait_s
         if not self._sent:
             return None
         self._sent = False
@@ -72,16 +72,18 @@ class VoxelEnvPool:
             t = self._timestep
             reward, terminated, truncated = (np.asarray(x) for x in (t.reward, t.terminated, t.truncated))
         ended = terminated | truncated
-        final_obs = {"image": np.array(self._image)} if truncated.any() else None
+        last = np.array(self._image) if truncated.any() else None
+        final_obs = [{"image": last[i]} if last is not None and truncated[i] else None for i in env_id]
         info: list[dict[str, Any]] = [{} for _ in env_id]
         if ended.any():
             said = jax.device_get(self._timestep.info)
             for i in np.flatnonzero(ended):
                 info[i] = as_dict({name: leaf[i] for name, leaf in said.items()})
                 self._reset(int(i))
+        image = np.array(self._image)
         return EnvironmentSteps(
             env_id=env_id,
-            obs={"image": np.array(self._image)},
+            obs=[{"image": image[i]} for i in env_id],
             first=ended if self._timestep is not None else ~ended,
             reward=reward,
             terminated=terminated,

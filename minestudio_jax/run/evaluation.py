@@ -131,11 +131,12 @@ def _play(
                     number[env_id], begun = (begun, begun + 1) if begun < episodes else (-1, begun)
                 total[env_id], length[env_id] = 0.0, 0
                 seen[env_id] = []
-        action, _, _ = inference.act(params, steps.obs, steps.first, steps.env_id)
+        stacked = {name: np.stack([obs[name] for obs in steps.obs]) for name in pool.spec.observation}
+        action, _, _ = inference.act(params, stacked, steps.first, steps.env_id)
         if record is not None:
             for k, env_id in enumerate(steps.env_id):
                 if number[env_id] >= 0:
-                    obs = {name: x[k].copy() for name, x in steps.obs.items()}
+                    obs = {name: x.copy() for name, x in steps.obs[k].items()}
                     seen[env_id].append((obs, {name: a[k] for name, a in action.items()}))
         pool.send(action, steps.env_id)
     return [played[i] for i in range(episodes)]

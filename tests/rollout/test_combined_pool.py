@@ -28,9 +28,9 @@ def rows(steps, env_id):
     """What was received of one environment."""
     k = steps.env_id.tolist().index(env_id)
     final = None
-    if steps.final_obs is not None and steps.truncated[k]:
-        final = steps.final_obs["image"][k].tolist()
-    return [getattr(steps, name)[k].item() for name in FIELDS], steps.obs["image"][k].tolist(), final
+    if steps.truncated[k]:
+        final = steps.final_obs[k]["image"].tolist()
+    return [getattr(steps, name)[k].item() for name in FIELDS], steps.obs[k]["image"].tolist(), final
 
 
 def act(pool, steps):
@@ -65,8 +65,11 @@ def test_pools_that_have_nothing_do_not_keep_the_others_waiting():
 
 def test_counters_are_sums():
     parts = pools()
-    parts[0].counters, parts[1].counters = PoolCounters(2, 1), PoolCounters(3, 4)
-    assert CombinedPool(parts).counters == PoolCounters(5, 5)
+    none = PoolCounters().failures
+    parts[0].counters = PoolCounters(2, 1, {**none, "hang": 1})
+    parts[1].counters = PoolCounters(3, 0, {**none, "hang": 2, "death": 1})
+    assert CombinedPool(parts).counters == PoolCounters(5, 1, {**none, "hang": 3, "death": 1})
+    assert CombinedPool(parts).counters.total_failures == 4
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_a_workers_environments_play_their_tasks_next_to_each_other(config, tmp_
     first = pool.recv(1.0)
     pool.send({"choice": np.zeros((4, 1), np.int32)}, first.env_id)
     assert pool.recv(1.0).env_id.tolist() == [0, 1, 2, 3]
-    assert len({first.obs["image"][i].tobytes() for i in range(4)}) == 4
+    assert len({first.obs[i]["image"].tobytes() for i in range(4)}) == 4
 
 
 def test_tasks_of_different_actions_are_refused_by_name(config):

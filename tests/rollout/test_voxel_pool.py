@@ -31,6 +31,10 @@ def played(world):
     return received
 
 
+def images_of(observations):
+    return np.stack([obs["image"] for obs in observations])
+
+
 def test_the_spec_is_known_without_a_pool(world):
     spec = voxel_spec(world, 16, 12)
     assert spec.observation["image"].shape == (16, 12, 3)
@@ -41,12 +45,12 @@ def test_the_spec_is_known_without_a_pool(world):
 def test_every_receipt_has_every_world_and_no_aliases(played):
     for steps in played:
         assert steps.env_id.tolist() == list(range(ENVS))
-        assert steps.obs["image"].shape == (ENVS, 16, 12, 3)
-        assert steps.obs["image"].dtype == np.uint8
+        assert images_of(steps.obs).shape == (ENVS, 16, 12, 3)
+        assert images_of(steps.obs).dtype == np.uint8
         assert not steps.failed.any()
-    images = [steps.obs["image"] for steps in played]
+    images = [obs["image"] for steps in played for obs in steps.obs]
     assert not any(np.shares_memory(a, c) for a in images for c in images if a is not c)
-    assert not np.array_equal(images[0], images[3])
+    assert not np.array_equal(images[0], images[3 * ENVS])
 
 
 def test_episodes_begin_and_are_truncated_on_time(played):
@@ -61,11 +65,11 @@ def test_episodes_begin_and_are_truncated_on_time(played):
 def test_the_last_observation_of_an_episode_is_not_the_first_of_the_next(played):
     for t, steps in enumerate(played):
         if t in (LIMIT, 2 * LIMIT):
-            final, new = steps.final_obs["image"], steps.obs["image"]
+            final, new = images_of(steps.final_obs), images_of(steps.obs)
             assert (final != new).any(axis=(1, 2, 3)).all()
             assert steps.info[0].keys() >= {"mine_block", "success", "health"}
         else:
-            assert steps.final_obs is None
+            assert steps.final_obs == [None] * ENVS
 
 
 def test_the_final_observation_is_the_worlds_own(world):
@@ -76,18 +80,18 @@ def test_the_final_observation_is_the_worlds_own(world):
     step, draw = jax.jit(world.step), jax.jit(lambda s: world.render(s, 16, 12))
     action = {"choice": np.array([[2]], np.int32)}
     steps = pool.recv(1.0)
-    np.testing.assert_allclose(steps.obs["image"][0].astype(int), draw(state), atol=3)
+    np.testing.assert_allclose(images_of(steps.obs)[0].astype(int), draw(state), atol=3)
     for _ in range(LIMIT):
         pool.send(action, steps.env_id)
         steps = pool.recv(1.0)
         state, _ = step(state, {"choice": np.array([2])})
-    difference = np.abs(steps.final_obs["image"][0].astype(int) - np.asarray(draw(state)).astype(int))
+    difference = np.abs(images_of(steps.final_obs)[0].astype(int) - np.asarray(draw(state)).astype(int))
     assert (difference > 3).mean() < 0.02
 
 
 def test_seeds_tell_pools_apart_and_repeat_them(world):
     def first(seed):
-        return VoxelEnvPool(world, 2, seed, 16, 12).recv(1.0).obs["image"]
+        return images_of(VoxelEnvPool(world, 2, seed, 16, 12).recv(1.0).obs)
 
     assert np.array_equal(first(1), first(1))
     assert not np.array_equal(first(1), first(2))
