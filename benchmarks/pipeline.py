@@ -51,7 +51,8 @@ def play(until):
         received = pool.recv(1.0)
         if received is None:
             continue
-        action, _, _ = inference.act(params, received.obs, received.first, received.env_id)
+        obs = {name: np.stack([obs[name] for obs in received.obs]) for name in pool.spec.observation}
+        action, _, _ = inference.act(params, obs, received.first, received.env_id)
         pool.send(action, received.env_id)
         steps += len(received.env_id)
     return steps

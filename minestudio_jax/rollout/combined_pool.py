@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool, PoolCounters
+from minestudio_jax.rollout.env_pool import FAILURE_CAUSES, EnvironmentSteps, EnvPool, PoolCounters
 
 
 class CombinedPool:
@@ -29,7 +28,7 @@ class CombinedPool:
     def counters(self) -> PoolCounters:
         """Sums over the pools."""
         parts = [pool.counters for pool in self._pools]
-        failures = sum((Counter(part.failures) for part in parts), Counter[str]())
+        failures = {cause: sum(p.failures.get(cause, 0) for p in parts) for cause in FAILURE_CAUSES}
         return PoolCounters(sum(p.starts for p in parts), sum(p.recycled for p in parts), failures)
 
     def recv(

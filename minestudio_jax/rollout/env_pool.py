@@ -5,13 +5,17 @@ The vocabulary is EnvPool's asynchronous one (Weng et al. 2022, arXiv:2206.10558
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from minestudio_jax.envs.env import EnvironmentSpec, Observation
+
+# Why an instance broke: it did not start; its process died; a reset or step took longer than its deadline; it answered
+# something else than its spec and the contract promise; it raised an exception; its info had an `error`.
+FAILURE_CAUSES = ("start", "death", "hang", "garbage", "exception", "error_info")
 
 
 @dataclass(frozen=True)
@@ -20,41 +24,41 @@ class EnvironmentSteps:
 
     Attributes:
       env_id: int32 [K], index within the pool, no index twice.
-      obs: K observations to act on, name -> [...]; good until the next `send` to their environment, so that what
-        is to last must be copied, once.
+      obs: K observations to act on, each name -> [...]. They may be views of memory that the environment writes to:
+        they stay as they are until the next `send` to that environment; copy what is to last longer.
       first: bool [K], `obs` begins an episode.
       reward, terminated, truncated: float32, bool, bool [K], outcome of the previous action; where there
         was none (the first receipt of an environment) or it was lost (`failed`) they are 0 and False.
       failed: bool [K], the environment broke in the previous action and was restarted: that action has
         no outcome, and `obs` begins an episode of a new instance.
-      final_obs: K, the last observation of an episode where `truncated`, as good as `obs`; None elsewhere.
+      final_obs: K entries: the last observation of the episode where `truncated`, None elsewhere. Views as `obs`.
       info: per environment, what it said of the step, or of the episode's last step where it ended.
     """
 
     env_id: np.ndarray
-    obs: Sequence[Observation]
+    obs: list[Observation]
     first: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     failed: np.ndarray
-    final_obs: Sequence[Observation | None]
-    info: Sequence[Mapping[str, Any]]
+    final_obs: list[Observation | None]
+    info: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class PoolCounters:
-    """What has become of a pool's environment instances since it was made.
+    """What has happened to environment instances since the pool was made.
 
     Attributes:
       starts: instances started.
-      recycled: replaced as planned, at an episode's end.
-      failures: cause -> instances that failed.
+      recycled: instances replaced as planned, at the end of an episode.
+      failures: broken instances by cause, for each of FAILURE_CAUSES.
     """
 
     starts: int = 0
     recycled: int = 0
-    failures: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_CAUSES, 0))
 
     @property
     def total_failures(self) -> int:
@@ -68,7 +72,7 @@ class EnvPool(Protocol):
     Attributes:
       spec: of every environment.
       num_envs: how many.
-      lockstep: all are always ready together.
+      lockstep: all are always received and sent together.
     """
 
     spec: EnvironmentSpec
@@ -80,18 +84,17 @@ class EnvPool(Protocol):
         """What has happened so far."""
         ...
 
-    def recv(
-        self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0
-    ) -> EnvironmentSteps | None:
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
         """Waits until at least one environment is ready and returns the ready ones.
 
         The first receipt of every environment is its reset: `first` is true and there is no outcome.
 
         Args:
           timeout_s: seconds to wait at most for the first one.
-          max_ready: how many are returned at most, those that have waited longest; the others stay ready. A pool in
-            lockstep returns all of them whatever it says.
-          max_wait_s: seconds to wait, when one is ready, for more of them up to `max_ready`.
+          max_ready: environments to return at most, those that have been ready longest; the others stay ready. None:
+            all.
+          max_wait_s: seconds to wait at most, once one is ready, for more of those that are in a step to get ready.
+            It returns before that when `max_ready` are, or no other one is in a step.
         Returns:
           The ready environments, or None if none was ready in time.
         Raises:

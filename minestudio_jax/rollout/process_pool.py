@@ -56,6 +56,7 @@ class _Slot:
     state: _State = _State.WAITING
     worker: EnvWorker | None = None
     restart_at: float = 0.0
+    ready_at: float = 0.0
     life: int = 0
     barren_failures: int = 0
     first: bool = True
@@ -89,6 +90,7 @@ class ProcessEnvPool:
     """
 
     spec: EnvironmentSpec
+    lockstep = False
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class ProcessEnvPool:
             self.close()
             raise
 
-    def recv(self, timeout_s: float) -> EnvironmentSteps | None:
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
         """As EnvPool.recv.
 
         Raises:
@@ -141,7 +143,11 @@ class ProcessEnvPool:
             if time.monotonic() >= give_up:
                 return None
             self._wait_for_event(give_up)
-        return self._hand_over(ready)
+        most, patience = min(max_ready or self.num_envs, self.num_envs), time.monotonic() + max_wait_s
+        while len(ready) < most and any(slot.stepping for slot in self._slots) and time.monotonic() < patience:
+            self._wait_for_event(patience)
+            ready = [slot for slot in self._slots if slot.state is _State.READY]
+        return self._hand_over(sorted(ready, key=lambda slot: slot.ready_at)[:most])
 
     def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
         """As EnvPool.send.
@@ -224,7 +230,7 @@ class ProcessEnvPool:
         self._selector.register(worker, selectors.EVENT_READ, slot.index)
 
     def _ready(self, slot: _Slot, worker: EnvWorker, first: bool) -> None:
-        slot.state, slot.first = _State.READY, first
+        slot.state, slot.first, slot.ready_at = _State.READY, first, time.monotonic()
         self._selector.unregister(worker)
 
     def _advance(self, slot: _Slot) -> None:
@@ -246,8 +252,8 @@ class ProcessEnvPool:
             if not (answer.terminated or answer.truncated):
                 self._ready(slot, slot.worker, first=False)
                 return
-            if answer.truncated:  # a copy: it must outlive this worker, should its reset fail
-                slot.final_obs = {name: array.copy() for name, array in slot.worker.final.items()}
+            if answer.truncated:  # its memory stays as it is and where it is while it is held, should the reset fail
+                slot.final_obs = slot.worker.final
             slot.worker.reset(None)
 
     def _check_spec(self, worker: EnvWorker) -> None:
@@ -272,7 +278,8 @@ class ProcessEnvPool:
         slot.state = _State.WAITING
         slot.restart_at = now + min(_FIRST_BACKOFF_S * 2**slot.barren_failures, _LONGEST_BACKOFF_S)
         slot.barren_failures += 1
-        self.counters = dataclasses.replace(self.counters, failures=self.counters.failures + 1)
+        failures = {**self.counters.failures, "exception": self.counters.failures["exception"] + 1}
+        self.counters = dataclasses.replace(self.counters, failures=failures)
         if isinstance(failure, PermanentEnvironmentFailure):
             raise failure
         self._failure_times.append(now)
@@ -284,33 +291,25 @@ class ProcessEnvPool:
                 f"env.max_failures_per_hour={self._max_failures_per_hour}; find the cause in the log, or raise that "
                 f"setting if it is expected. The last one: {failure}"
             ) from None
-        if not self._ever_ready and self.counters.failures >= _FIRST_ATTEMPTS * self.num_envs:
+        if not self._ever_ready and self.counters.total_failures >= _FIRST_ATTEMPTS * self.num_envs:
             raise EnvironmentFailure(
-                f"none of {self.num_envs} environments got ready in {self.counters.failures} attempts; check "
+                f"none of {self.num_envs} environments got ready in {self.counters.total_failures} attempts; check "
                 f"env.factory={self._launches[0].factory!r} and env.options. The last failure: {failure}"
             ) from None
         log.warning("%s", failure)
 
     def _hand_over(self, ready: list[_Slot]) -> EnvironmentSteps:
         self._ever_ready = True
-        workers = [slot.worker for slot in ready if slot.worker is not None]
         outcomes = [slot.outcome for slot in ready]
-        truncated = np.array([outcome.truncated for outcome in outcomes])
-        final_obs = None
-        if truncated.any():
-            final_obs = {n: np.zeros((len(ready), *a.shape), a.dtype) for n, a in self.spec.observation.items()}
-            for k, slot in enumerate(ready):
-                for name, array in (slot.final_obs or {}).items():
-                    final_obs[name][k] = array
         steps = EnvironmentSteps(
             env_id=np.array([slot.index for slot in ready], np.int32),
-            obs={name: np.stack([worker.current[name] for worker in workers]) for name in self.spec.observation},
+            obs=[slot.worker.current for slot in ready if slot.worker is not None],
             first=np.array([slot.first for slot in ready]),
             reward=np.array([outcome.reward for outcome in outcomes], np.float32),
             terminated=np.array([outcome.terminated for outcome in outcomes]),
-            truncated=truncated,
+            truncated=np.array([outcome.truncated for outcome in outcomes]),
             failed=np.array([slot.failed for slot in ready]),
-            final_obs=final_obs,
+            final_obs=[slot.final_obs for slot in ready],
             info=[outcome.info for outcome in outcomes],
         )
         for slot in ready:

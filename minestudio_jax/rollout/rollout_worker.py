@@ -232,7 +232,7 @@ class RolloutWorker:
         final_value = np.zeros(len(steps.env_id), np.float32)
         cut = np.flatnonzero(steps.truncated & ~steps.terminated)
         if len(cut):
-            final_obs = [obs for k in cut if (obs := steps.final_obs[k]) is not None]
+            final_obs = [obs for k in cut.tolist() if (obs := steps.final_obs[k]) is not None]
             assert len(final_obs) == len(cut), "a truncated step comes with the episode's last observation"
             with self.watch.phase("inference"):
                 final_value[cut] = self._inference.value(params, final_obs, steps.env_id[cut])

@@ -35,7 +35,7 @@ class RolloutStatistics:
         with self._lock:
             if self._closed:
                 return
-            self._env_failures += report.env_failures
+            self._env_failures += sum(report.env_failures.values())
             self._episodes.add(report.episodes)
             for phase, seconds in report.seconds.items():
                 self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds

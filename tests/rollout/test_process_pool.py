@@ -46,8 +46,8 @@ def received(steps):
     """One row for each environment: (its pixel, reward, flags, pixel of the final observation)."""
     for k, i in enumerate(steps.env_id):
         flags = {f for f in ("first", "terminated", "truncated", "failed") if getattr(steps, f)[k]}
-        final = steps.final_obs["image"][k, 0, 0].tolist() if steps.truncated[k] else None
-        yield int(i), (steps.obs["image"][k, 0, 0].tolist(), float(steps.reward[k]), flags, final)
+        final = steps.final_obs[k]["image"][0, 0].tolist() if steps.truncated[k] else None
+        yield int(i), (steps.obs[k]["image"][0, 0].tolist(), float(steps.reward[k]), flags, final)
 
 
 def play(pool, *counts, got=None):
@@ -90,7 +90,7 @@ def test_order_rewards_and_episode_ends_are_genuine(make_pool, end):
             ([n, 2, 0], 100 * n + 13, {"first", end}, final[1]),
             ([n, 2, 1], 100 * n + 21, set(), None),
         ]
-    assert (pool.counters.starts, pool.counters.failures) == (2, 0)
+    assert (pool.counters.starts, pool.counters.total_failures) == (2, 0)
 
 
 def test_a_slow_environment_delays_no_other(make_pool):
@@ -100,7 +100,7 @@ def test_a_slow_environment_delays_no_other(make_pool):
     got = play(pool, 1, 100)
     assert len(got[0]) == 1
     assert time.monotonic() - begin < 9.0
-    assert pool.counters.failures == 0
+    assert pool.counters.total_failures == 0
 
 
 @pytest.mark.parametrize("fault", ["hang", "crash", "exception", "shape", "garbage"])
@@ -121,7 +121,7 @@ def test_a_failed_step_is_reported_as_such_while_the_others_go_on(make_pool, tmp
         ([0, 0, 1], 1, set(), None),
     ]
     assert [row[0][2] for row in got[1]] == list(range(len(got[1])))
-    assert (pool.counters.starts, pool.counters.failures) == (3, 1)
+    assert (pool.counters.starts, pool.counters.total_failures) == (3, 1)
 
 
 def test_a_failure_in_the_reset_leaves_the_finished_step_valid(make_pool, tmp_path):
@@ -133,14 +133,14 @@ def test_a_failure_in_the_reset_leaves_the_finished_step_valid(make_pool, tmp_pa
         ([0, 0, 0], 3, {"first", "truncated"}, [0, 0, 3]),
         ([0, 0, 1], 1, set(), None),
     ]
-    assert pool.counters.failures == 1
+    assert pool.counters.total_failures == 1
 
 
 def test_a_failure_before_the_first_receipt_is_no_failed_action(make_pool, tmp_path):
     for where in ("start", "reset"):
         pool = make_pool(fault="crash", fault_in=where, fault_once=str(tmp_path / where))
         assert play(pool, 1)[0] == [([0, 0, 0], 0.0, {"first"}, None)]
-        assert (pool.counters.starts, pool.counters.failures) == (2, 1)
+        assert (pool.counters.starts, pool.counters.total_failures) == (2, 1)
 
 
 def test_killed_and_stopped_environments_come_back(make_pool):
@@ -155,7 +155,7 @@ def test_killed_and_stopped_environments_come_back(make_pool):
     got = {i: [] for i in range(3)}
     while not all(any("failed" in flags for _, _, flags, _ in got[i]) for i in (0, 1)):
         play(pool, 0, 0, 1, got=got)
-    assert pool.counters.failures == 2
+    assert pool.counters.total_failures == 2
     assert not any("failed" in flags for _, _, flags, _ in got[2])
     assert not is_alive(pids[0])
     assert not is_alive(pids[1])
@@ -177,7 +177,7 @@ def test_an_answer_in_time_counts_however_late_it_is_received(make_pool):
     time.sleep(1.5)
     (_, _, flags, _) = play(pool, 1)[0][0]
     assert flags == set()
-    assert pool.counters.failures == 0
+    assert pool.counters.total_failures == 0
 
 
 def test_too_many_failures_end_the_run_with_the_log_and_the_remedy(make_pool):
