@@ -185,13 +185,22 @@ class ReplayConfig:
     max_reuse: int = _setting(1, "Iterations that one chunk may be used in.", lower=1)
     sampling: str = _setting(
         "fifo",
-        "Which eligible chunks an iteration gets: the oldest, or random ones.",
-        choices=("fifo", "uniform"),
+        "Which eligible chunks an iteration gets: the oldest; random ones; or chunks of one environment in a row, as "
+        "many as there are, the environment with the oldest chunk first.",
+        choices=("fifo", "uniform", "runs"),
+    )
+    samples_per_insert: float = _setting(
+        0.0,
+        "The learner waits while it has been given this many times as many fragments as came in fresh; 0: no limit.",
+        lower=0,
     )
     when_full: str = _setting(
         "wait",
         "At capacity: workers pause until there is room, or the oldest chunk is dropped.",
         choices=("wait", "drop_oldest"),
+    )
+    max_gib: float = _setting(
+        0.0, "Capacity in GiB of the fragments' arrays, besides replay.max_chunks; 0: no such limit.", lower=0
     )
 
 
@@ -439,6 +448,29 @@ def _policy_faults(policy: PolicyConfig) -> list[str]:
     return faults
 
 
+def _replay_faults(replay: ReplayConfig, trainer: TrainerConfig) -> list[str]:
+    """Settings of the buffer with which the learner would wait for ever, or that do nothing."""
+    faults = []
+    if replay.max_staleness < trainer.prefetch_iterations:
+        faults.append(
+            f"replay.max_staleness={replay.max_staleness} is less than trainer.prefetch_iterations="
+            f"{trainer.prefetch_iterations}: data fetched so early would be too old when trained on; raise the "
+            "one or lower the other"
+        )
+    limit = replay.samples_per_insert
+    if limit > replay.max_reuse:
+        faults.append(
+            f"replay.samples_per_insert={limit:g} has no effect with replay.max_reuse={replay.max_reuse}, the most a "
+            "fragment can be given anyway: lower the one, raise the other, or 0 sets no limit"
+        )
+    if 0 < limit < 1 and replay.when_full == "wait":
+        faults.append(
+            f"replay.samples_per_insert={limit:g} leaves fragments that nobody ever takes, for which "
+            "replay.when_full='wait' would keep the workers waiting: set drop_oldest, or at least 1"
+        )
+    return faults
+
+
 def validate(config: Config) -> None:
     """Checks bounds, choices and the settings against each other.
 
@@ -499,6 +531,8 @@ def validate(config: Config) -> None:
             f"replay.max_chunks={replay.max_chunks} chunks of {replay.fragments_per_chunk} cannot hold one "
             f"iteration's {per_device} fragments: raise it to at least {-(-per_device // replay.fragments_per_chunk)}"
         )
+    if buffered:
+        faults.extend(_replay_faults(replay, trainer))
     for setting, path in (("env.factory", env.factory), ("policy.factory", config.policy.factory)):
         if path and path.count(":") != 1:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")

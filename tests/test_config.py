@@ -72,7 +72,13 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
     [
         ({"trainer": {"discount": 1.5}}, ["trainer.discount=1.5", "1"]),
         ({"rollout": {"num_envs": 0}}, ["rollout.num_envs=0", "least"]),
-        ({"replay": {"sampling": "lifo"}}, ["replay.sampling='lifo'", "fifo, uniform"]),
+        ({"replay": {"sampling": "lifo"}}, ["replay.sampling='lifo'", "fifo, uniform, runs"]),
+        (
+            {"replay": {"max_staleness": 1}, "trainer": {"prefetch_iterations": 2}},
+            ["replay.max_staleness=1", "trainer.prefetch_iterations=2"],
+        ),
+        ({"replay": {"samples_per_insert": 2.0}}, ["replay.samples_per_insert=2", "replay.max_reuse=1"]),
+        ({"replay": {"samples_per_insert": 0.5}}, ["replay.samples_per_insert=0.5", "drop_oldest"]),
         ({"rollout": {"fragment_length": 100}}, ["fragment_length=100", "context_length=64", "multiple"]),
         ({"rollout": {"batch_size": 99}}, ["rollout.inference_batch_size=99", "num_envs=16", "lower"]),
         ({"trainer": {"gradient_accumulation": 3}}, ["gradient_accumulation=3", "batches_per_iteration=8"]),

@@ -1,11 +1,16 @@
-"""SampleFragment: what crosses from the experience side to the learner. NumPy only."""
+"""SampleFragment: what crosses from the experience side to the learner. NumPy arrays only."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+
+# Worker, its life, environment, number of the fragment: one fragment of a session, and no other.
+FragmentId = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class FragmentMetadata:
       session_id: the life of the trainer whose policy acted.
       version_first, version_last: policy versions of the first and last step.
       task: label of the task.
+      num_bytes: of the fragment's arrays; 0 before it is sent.
     """
 
     worker_id: int
@@ -34,6 +40,12 @@ class FragmentMetadata:
     version_first: int
     version_last: int
     task: str
+    num_bytes: int = 0
+
+    @property
+    def id(self) -> FragmentId:
+        """Tells it from every other fragment of its session."""
+        return (*self.source, self.fragment_index)
 
     @property
     def source(self) -> tuple[int, int, int]:
@@ -87,3 +99,9 @@ class SampleFragment:
     def length(self) -> int:
         """T."""
         return len(self.reward)
+
+    def sized(self) -> SampleFragment:
+        """The same fragment, whose metadata say how large it is."""
+        arrays = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "metadata"]
+        num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        return dataclasses.replace(self, metadata=dataclasses.replace(self.metadata, num_bytes=num_bytes))

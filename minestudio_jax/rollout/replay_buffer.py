@@ -1,18 +1,24 @@
 """The replay buffer: which fragments may be trained on, and which are next.
 
-It holds references and metadata; the data lie in Ray's object store, owned by the worker that made them.
+Plain bookkeeping, for one thread, without Ray and without clocks: it holds references and metadata, whatever a
+reference may be. `ReplayBufferActor` makes it a service, whose data lie in Ray's object store.
 """
 
 from __future__ import annotations
 
-import asyncio
+import collections
+import itertools
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minestudio_jax.config import ReplayConfig
-from minestudio_jax.rollout.fragment import FragmentMetadata
+from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata
+
+_REMEMBERED = 256  # newest fragments of each environment that would be known again if they came twice
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,36 @@ class Entry:
     metadata: FragmentMetadata
 
 
-@dataclass
+@dataclass(frozen=True)
+class Lease:
+    """Fragments lent to one consumer until it gives them back with `release`.
+
+    Attributes:
+      id: names the lease; unique over all buffers of a run.
+      entries: chunks one behind the other.
+    """
+
+    id: str
+    entries: Sequence[Entry]
+
+
+@dataclass(eq=False)
 class Chunk:
-    """Consecutive fragments of one environment that are sampled together."""
+    """Consecutive fragments of one environment that are sampled together.
+
+    Attributes:
+      entries: in the order in which they were played.
+      uses: leases that it was part of, open ones included.
+      open_leases: leases that it is part of now.
+      trained: fragments that a consumer has used.
+      lost: fragments whose data no consumer can get.
+    """
 
     entries: list[Entry]
     uses: int = 0
+    open_leases: int = 0
+    trained: set[FragmentId] = field(default_factory=set)
+    lost: set[FragmentId] = field(default_factory=set)
 
     @property
     def version(self) -> int:
@@ -38,168 +68,316 @@ class Chunk:
 
 @dataclass
 class ReplayCounters:
-    """Fragments since the buffer was made. inserted = held + used + expired + dropped, always.
+    """Fragments since the start of the run's process. inserted = trained + expired + dropped + held, always.
 
     Attributes:
-      inserted: received.
+      inserted: received, each once.
       inserted_steps: genuine steps in them.
-      held: in the buffer now, chunks being assembled included.
-      used: left after having been trained on at least once.
+      held: in the buffer now, chunks being assembled and leased ones included.
+      held_bytes: of their arrays.
+      trained: left after having been trained on at least once.
       expired: left unused because their policy version was too old.
-      dropped: left unused for another reason: another session, the buffer was full, a gap in a chunk.
+      dropped: left unused for another reason: another session, the buffer was full, a gap in a chunk, lost.
+      lost: the part of `dropped` whose data were gone: their producer died, or a buffer died that held them.
+      sampled: fragments lent to consumers and not given back unused, each time counted.
+      duplicates: received a second time and ignored; not in `inserted`.
+      over_limit: inserted beyond capacity or byte budget, because a consumer would have waited for ever.
     """
 
     inserted: int = 0
     inserted_steps: int = 0
     held: int = 0
-    used: int = 0
+    held_bytes: int = 0
+    trained: int = 0
     expired: int = 0
     dropped: int = 0
+    lost: int = 0
+    sampled: int = 0
+    duplicates: int = 0
+    over_limit: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every fragment that was inserted is accounted for."""
+        return (
+            self.inserted == self.trained + self.expired + self.dropped + self.held
+            and 0 <= self.lost <= self.dropped
+            and min(self.inserted_steps, self.held, self.held_bytes, self.trained, self.expired, self.sampled) >= 0
+        )
+
+    def after_loss(self) -> ReplayCounters:
+        """The counters of a buffer that takes the place of one that died with all that it held."""
+        return replace(self, held=0, held_bytes=0, dropped=self.dropped + self.held, lost=self.lost + self.held)
 
 
 @dataclass
 class ReplayBuffer:
-    """Admission, eviction and sampling, as plain bookkeeping.
+    """Admission, eviction, sampling and lending.
+
+    A chunk is lent only while its oldest policy version will be at most `max_staleness` behind when it is trained on,
+    and to at most `max_reuse` leases in all: with `max_reuse=1` two leases never share a fragment; with more they may,
+    at the same time too. What is lent is held until it is released, and counts for capacity and bytes.
 
     Args:
-      config: capacity, staleness, reuse, sampling.
+      config: capacity, staleness, reuse, sampling, limits.
       fragment_length: T, to tell whether fragments are consecutive.
       seed: of uniform sampling.
+      counters: to go on with; those of a buffer that died, `after_loss`.
     """
 
     config: ReplayConfig
     fragment_length: int
     seed: int = 0
+    counters: ReplayCounters = field(default_factory=ReplayCounters)
     session_id: str = ""
     version: int = 0
-    counters: ReplayCounters = field(default_factory=ReplayCounters)
 
     def __post_init__(self) -> None:
-        self._chunks: list[Chunk] = []  # oldest first
-        self._assembling: dict[tuple[int, int, int], list[Entry]] = {}
+        self._chunks: list[Chunk] = []  # complete, oldest first
+        self._assembling: dict[tuple[int, int, int], Chunk] = {}
+        self._leases: dict[str, tuple[Lease, list[Chunk]]] = {}
+        self._names = (f"{uuid.uuid4().hex[:12]}-{n}" for n in itertools.count())
+        self._recent: dict[Any, collections.deque[int]] = {}  # environment's life -> newest fragment numbers
         self._random = random.Random(self.seed)
+        self._fresh = self.counters.inserted  # inserted and eligible then
+        self._starving = False  # a consumer who has nothing else to do waits
+        self._limited = False  # a consumer waits for samples_per_insert
 
-    @property
-    def full(self) -> bool:
-        return len(self._chunks) >= self.config.max_chunks
-
-    @property
-    def ready(self) -> int:
-        """Fragments that may be taken now."""
-        return len(self._chunks) * self.config.fragments_per_chunk
+    def ready(self, ahead: int = 0) -> int:
+        """Fragments that could be leased now, samples_per_insert aside; `ahead` as in `lease`."""
+        return sum(len(chunk.entries) for chunk in self._available(ahead))
 
     def set_version(self, session_id: str, version: int) -> None:
-        """Tells the newest published version; what has become too old or belongs to another session leaves."""
-        self.session_id, self.version = session_id, version
-        for source in list(self._assembling):
-            entries = self._assembling[source]
-            if not self._eligible(entries):
-                self._leave(self._assembling.pop(source), used=False)
-        kept = []
-        for chunk in self._chunks:
-            if self._eligible(chunk.entries):
-                kept.append(chunk)
-            else:
-                self._leave(chunk.entries, used=chunk.uses > 0)
-        self._chunks = kept
+        """Tells the newest published version; what has become too old or belongs to another session leaves.
 
-    def add(self, entry: Entry) -> None:
-        """Takes one fragment; it may leave again at once if it is not eligible."""
-        self.counters.inserted += 1
-        self.counters.inserted_steps += entry.metadata.valid_steps
-        self.counters.held += 1
-        if not self._eligible([entry]):
-            self._leave([entry], used=False)
-            return
-        source = entry.metadata.source
-        entries = self._assembling.pop(source, [])
-        if entries and not entries[-1].metadata.continued_by(entry.metadata, self.fragment_length):
-            self._leave(entries, used=False)
-            entries = []
-        entries.append(entry)
-        if len(entries) < self.config.fragments_per_chunk:
-            self._assembling[source] = entries
-            return
-        while self.full:
-            oldest = self._chunks.pop(0)
-            self._leave(oldest.entries, used=oldest.uses > 0)
-        self._chunks.append(Chunk(entries))
-
-    def take(self, num_fragments: int) -> list[Entry] | None:
-        """Fragments for one iteration, or None if there are not enough.
-
-        Args:
-          num_fragments: a multiple of fragments_per_chunk.
+        The leases of another session end.
         """
-        wanted = num_fragments // self.config.fragments_per_chunk
-        if len(self._chunks) < wanted:
-            return None
-        chosen = self._chunks[:wanted] if self.config.sampling == "fifo" else self._random.sample(self._chunks, wanted)
-        for chunk in chosen:
-            chunk.uses += 1
-            if chunk.uses >= self.config.max_reuse:
-                self._chunks.remove(chunk)
-                self._leave(chunk.entries, used=True)
-        return [entry for chunk in chosen for entry in chunk.entries]
+        if session_id != self.session_id:
+            for _, chunks in self._leases.values():
+                for chunk in chunks:
+                    chunk.open_leases = 0
+            self._leases.clear()
+            self._recent = {source: numbers for source, numbers in self._recent.items() if source[0] == session_id}
+        self.session_id, self.version = session_id, version
+        for source, chunk in list(self._assembling.items()):
+            if not self._eligible(chunk):
+                del self._assembling[source]
+                self._leave(chunk)
+        self._chunks = [chunk for chunk in self._chunks if not self._left(chunk)]
 
-    def _eligible(self, entries: Sequence[Entry]) -> bool:
-        return all(
-            e.metadata.session_id == self.session_id
-            and self.version - e.metadata.version_first <= self.config.max_staleness
-            for e in entries
+    def has_room(self, num_bytes: int = 0) -> bool:
+        """Whether a fragment may be added now, or its producer has to wait: `when_full`.
+
+        Nobody waits while a consumer starves: it could not be helped by what the buffer holds. A consumer that waits
+        for samples_per_insert makes room where fragments have been trained on already.
+        """
+        return (
+            self.config.when_full == "drop_oldest"
+            or not self._over(len(self._chunks) + 1, self.counters.held_bytes + num_bytes)
+            or self._starving
+            or (self._limited and any(chunk.trained and not chunk.open_leases for chunk in self._chunks))
         )
 
-    def _leave(self, entries: Sequence[Entry], used: bool) -> None:
-        for entry in entries:
-            self.counters.held -= 1
-            if used:
-                self.counters.used += 1
-            elif entry.metadata.session_id == self.session_id and not self._eligible([entry]):
-                self.counters.expired += 1
-            else:
-                self.counters.dropped += 1
+    def add(self, entry: Entry) -> bool:
+        """Takes one fragment; it may leave again at once if it is not eligible.
 
+        At capacity the oldest chunk leaves that is not lent; who would rather wait asks `has_room` first.
 
-class ReplayBufferActor:
-    """The buffer as an asynchronous Ray actor: `add` waits for room, `take` waits for enough.
+        Returns:
+          Whether it was new: one that has been here before is ignored.
+        """
+        metadata, counters = entry.metadata, self.counters
+        recent = self._recent.setdefault((metadata.session_id, *metadata.source), collections.deque(maxlen=_REMEMBERED))
+        if metadata.fragment_index in recent:
+            counters.duplicates += 1
+            return False
+        recent.append(metadata.fragment_index)
+        counters.inserted += 1
+        counters.inserted_steps += metadata.valid_steps
+        counters.held += 1
+        counters.held_bytes += metadata.num_bytes
+        if not self._eligible(new := Chunk([entry])):
+            self._leave(new)
+            return True
+        self._fresh += 1
+        chunk = self._assembling.pop(metadata.source, None)
+        if chunk is not None and not chunk.entries[-1].metadata.continued_by(metadata, self.fragment_length):
+            self._leave(chunk)
+            chunk = None
+        if chunk is None:
+            chunk = new
+        else:
+            chunk.entries.append(entry)
+        complete = len(chunk.entries) == self.config.fragments_per_chunk
+        self._make_room(int(complete))
+        if complete:
+            self._chunks.append(chunk)
+        else:
+            self._assembling[metadata.source] = chunk
+        return True
 
-    Args:
-      config, fragment_length, seed: as ReplayBuffer.
-    """
-
-    def __init__(self, config: ReplayConfig, fragment_length: int, seed: int) -> None:
-        self._buffer = ReplayBuffer(config, fragment_length, seed)
-        self._changed = asyncio.Condition()
-
-    async def set_version(self, session_id: str, version: int) -> None:
-        async with self._changed:
-            self._buffer.set_version(session_id, version)
-            self._changed.notify_all()
-
-    async def add(self, reference: list[Any], metadata: FragmentMetadata) -> None:
-        """Inserts one fragment; with `when_full=wait` returns only once there was room for it.
+    def lease(self, num_fragments: int, ahead: int = 0) -> Lease | None:
+        """Lends fragments for one iteration, whole chunks; None if there are not enough yet.
 
         Args:
-          reference: one object reference in a list, so that Ray does not fetch the data.
-          metadata: of the fragment.
+          num_fragments: rounded up to whole chunks.
+          ahead: versions that will have been published, beyond the newest one, when the fragments are trained on.
         """
-        async with self._changed:
-            if self._buffer.config.when_full == "wait":
-                await self._changed.wait_for(lambda: not self._buffer.full)
-            self._buffer.add(Entry(reference[0], metadata))
-            self._changed.notify_all()
+        wanted = -(-num_fragments // self.config.fragments_per_chunk)
+        limit = self.config.samples_per_insert
+        self._limited = limit > 0 and self.counters.sampled + num_fragments > limit * self._fresh
+        available = self._available(ahead)
+        if self._limited or len(available) < wanted:
+            self._starving = ahead == 0
+            return None
+        self._starving = False
+        chosen = self._choose(available, wanted)
+        for chunk in chosen:
+            chunk.uses += 1
+            chunk.open_leases += 1
+        lease = Lease(next(self._names), tuple(entry for chunk in chosen for entry in chunk.entries))
+        self._leases[lease.id] = (lease, chosen)
+        self.counters.sampled += len(lease.entries)
+        return lease
 
-    async def take(self, num_fragments: int, timeout_s: float) -> tuple[list[Entry] | None, ReplayCounters]:
-        """Fragments for one iteration, or None if there were not enough within `timeout_s`; and the counters."""
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._buffer.ready >= num_fragments), timeout_s)
-            except TimeoutError:
-                return None, self._buffer.counters
-            entries = self._buffer.take(num_fragments)
-            self._changed.notify_all()
-            return entries, self._buffer.counters
+    def stop_waiting(self) -> None:
+        """Says that whoever was refused by `lease` does not wait any longer."""
+        self._starving = self._limited = False
 
-    async def status(self) -> tuple[int, ReplayCounters]:
-        """Fragments that could be taken now, and the counters."""
-        return self._buffer.ready, self._buffer.counters
+    @property
+    def someone_waits(self) -> tuple[bool, bool]:
+        """Whether a consumer starves, and whether one waits for samples_per_insert: see `has_room`."""
+        return self._starving, self._limited
+
+    def part(self, lease_id: str, index: int, count: int) -> Sequence[Entry]:
+        """The part of a lease that consumer `index` of `count` reads; the parts make up the lease.
+
+        They are equally large if the lease divides, and cut chunks only if they would not be otherwise.
+
+        Raises:
+          LookupError: there is no such lease, or no longer.
+        """
+        if not 0 <= index < count:
+            raise ValueError(f"part {index} of {count} parts of a lease does not exist")
+        if lease_id not in self._leases:
+            raise LookupError(f"lease {lease_id} is not open: it was released, or a new session began")
+        entries = self._leases[lease_id][0].entries
+        unit = 1 if len(entries) % count == 0 else self.config.fragments_per_chunk
+        begin, end = (len(entries) * i // count // unit * unit for i in (index, index + 1))
+        return entries[begin:end]
+
+    def release(self, lease_id: str, lost: Iterable[FragmentId] = (), unused: Iterable[FragmentId] = ()) -> bool:
+        """Takes a lease back: its fragments have been trained on, but for those named.
+
+        Args:
+          lease_id: the lease.
+          lost: fragments whose data could not be got; they leave, and the rest of their chunks with them.
+          unused: fragments that were not needed. A chunk of them is as if it had not been lent; a part of a chunk is
+            not lent again.
+        Returns:
+          False if there is no such lease, or no longer.
+        """
+        if lease_id not in self._leases:
+            return False
+        lost, unused = set(lost), set(unused)
+        _, chunks = self._leases.pop(lease_id)
+        for chunk in chunks:
+            ids = {entry.metadata.id for entry in chunk.entries}
+            chunk.open_leases -= 1
+            chunk.lost |= ids & lost
+            chunk.trained |= ids - lost - unused
+            self.counters.sampled -= len(ids & (lost | unused))
+            if ids <= unused:
+                chunk.uses -= 1
+            elif ids & unused:
+                chunk.uses = self.config.max_reuse
+        self._chunks = [chunk for chunk in self._chunks if not self._left(chunk)]
+        return True
+
+    def check(self) -> None:
+        """Counts everything anew.
+
+        Raises:
+          AssertionError: the counters do not say what the buffer holds, or do not balance.
+        """
+        held = [e for chunk in (*self._chunks, *self._assembling.values()) for e in chunk.entries]
+        counters = self.counters
+        assert counters.balanced, counters
+        assert counters.held == len(held), (counters, len(held))
+        assert counters.held_bytes == sum(e.metadata.num_bytes for e in held), counters
+        lent = [chunk for _, chunks in self._leases.values() for chunk in chunks]
+        for chunk in self._chunks:
+            assert chunk.open_leases == lent.count(chunk), (chunk, lent)
+
+    def _eligible(self, chunk: Chunk, ahead: int = 0) -> bool:
+        return (
+            all(e.metadata.session_id == self.session_id for e in chunk.entries)
+            and self.version + ahead - chunk.version <= self.config.max_staleness
+        )
+
+    def _available(self, ahead: int) -> list[Chunk]:
+        return [
+            chunk
+            for chunk in self._chunks
+            if chunk.uses < self.config.max_reuse and not chunk.lost and self._eligible(chunk, ahead)
+        ]
+
+    def _choose(self, available: list[Chunk], wanted: int) -> list[Chunk]:
+        if self.config.sampling == "uniform":
+            return self._random.sample(available, wanted)
+        if self.config.sampling == "runs":
+            available = [chunk for run in self._runs(available) for chunk in run]
+        return available[:wanted]
+
+    def _runs(self, chunks: Iterable[Chunk]) -> list[list[Chunk]]:
+        """Chunks that were played one after the other, the run with the oldest chunk first."""
+        runs: list[list[Chunk]] = []
+        newest: dict[Any, list[Chunk]] = {}  # environment's life -> its last run
+        for chunk in chunks:
+            source = chunk.entries[0].metadata.source
+            run = newest.get(source)
+            if run and run[-1].entries[-1].metadata.continued_by(chunk.entries[0].metadata, self.fragment_length):
+                run.append(chunk)
+            else:
+                newest[source] = [chunk]
+                runs.append(newest[source])
+        return runs
+
+    def _over(self, num_chunks: int, num_bytes: int) -> bool:
+        budget = self.config.max_gib * _GIB
+        return num_chunks > self.config.max_chunks or 0 < budget < num_bytes
+
+    def _make_room(self, new_chunks: int) -> None:
+        """Lets chunks leave until a fragment that is counted already, and `new_chunks` chunks, fit."""
+        waited_for = self.config.when_full == "wait" and (self._starving or self._limited)
+        while self._over(len(self._chunks) + new_chunks, self.counters.held_bytes):
+            free = [chunk for chunk in self._chunks if not chunk.open_leases and (chunk.trained or not waited_for)]
+            if not free:
+                self.counters.over_limit += 1
+                return
+            self._chunks.remove(free[0])
+            self._leave(free[0])
+
+    def _left(self, chunk: Chunk) -> bool:
+        """Lets a complete chunk leave if it is of no more use and nobody holds it."""
+        used_up = chunk.uses >= self.config.max_reuse or bool(chunk.lost)
+        if chunk.open_leases or not (used_up or not self._eligible(chunk)):
+            return False
+        self._leave(chunk)
+        return True
+
+    def _leave(self, chunk: Chunk) -> None:
+        """Counts what a chunk's fragments leave as."""
+        counters = self.counters
+        same_session = all(e.metadata.session_id == self.session_id for e in chunk.entries)
+        expired = same_session and not chunk.lost and not self._eligible(chunk)
+        for entry in chunk.entries:
+            counters.held -= 1
+            counters.held_bytes -= entry.metadata.num_bytes
+            if entry.metadata.id in chunk.trained:
+                counters.trained += 1
+            elif expired:
+                counters.expired += 1
+            else:
+                counters.dropped += 1
+                counters.lost += entry.metadata.id in chunk.lost

@@ -126,5 +126,6 @@ class RolloutActor:
         while len(self._under_way) >= self._queue_size and not self._stop.is_set():
             done, self._under_way = ray.wait(self._under_way, timeout=_WAIT_S)
             ray.get(done)  # raises if the buffer failed
+        fragment = fragment.sized()
         reference = ray.put(fragment)
         self._under_way.append(self._replay_buffer.add.remote([reference], fragment.metadata))

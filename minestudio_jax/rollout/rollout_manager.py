@@ -15,7 +15,8 @@ import ray.exceptions
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import SampleFragment
-from minestudio_jax.rollout.replay_buffer import ReplayBufferActor, ReplayCounters
+from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
+from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
 from minestudio_jax.rollout.rollout_actor import RolloutActor
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.utils.seeding import derived_seed
@@ -56,11 +57,10 @@ class RolloutManager:
         self._lives = [0] * config.rollout.num_rollout_workers
         self._reports: dict[Any, int] = {}
         self.restarts = 0
-        self.lost_fragments = 0
         self.replay_counters = ReplayCounters()
         self._buffer: Any = (
             ray.remote(ReplayBufferActor)
-            .options(num_cpus=0, runtime_env=_CPU_ONLY)
+            .options(num_cpus=0, runtime_env=_CPU_ONLY, max_concurrency=MAX_CALLS)
             .remote(
                 config.replay,
                 config.rollout.fragment_length,
@@ -117,35 +117,47 @@ class RolloutManager:
             for worker in self._workers:
                 worker.load_policy.remote(version, path)
 
-    def fetch(self, num_fragments: int, timeout_s: float) -> list[SampleFragment] | None:
+    @property
+    def published_version(self) -> int:
+        """The newest version that workers and buffer were told; 0 before the first."""
+        return self._published[0] if self._published is not None else 0
+
+    def fetch(self, num_fragments: int, timeout_s: float, ahead: int = 0) -> list[SampleFragment] | None:
         """Fragments for one iteration, or None if there are not enough within `timeout_s`.
 
-        A fragment whose producer died with it is replaced by another one and counted in `lost_fragments`.
+        A fragment whose producer died with it is replaced by another one and counted as lost.
 
+        Args:
+          num_fragments: of the iteration.
+          timeout_s: seconds.
+          ahead: versions that will have been published, beyond the newest one, when they are trained on.
         Raises:
           RolloutFailure: the experience side failed.
         """
         self.raise_error()
-        entries = self._take(num_fragments, timeout_s)
+        lease = self._lease(num_fragments, timeout_s, ahead)
         fragments: list[SampleFragment] = []
-        while entries is not None:
-            for entry in entries:
+        while lease is not None:
+            lost, unused = [], []
+            for entry in lease.entries:
+                if len(fragments) == num_fragments:
+                    unused.append(entry.metadata.id)
+                    continue
                 try:
                     fragments.append(ray.get(entry.reference, timeout=self._config.run.stall_deadline_s))
                 except (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError):
-                    self.lost_fragments += 1
-            missing = num_fragments - len(fragments)
-            if missing <= 0:
-                return fragments[:num_fragments]
-            entries = None
-            chunk = self._config.replay.fragments_per_chunk
-            while entries is None and not self._stop.is_set():
+                    lost.append(entry.metadata.id)
+            self._buffer.release.remote(lease.id, lost, unused)
+            if len(fragments) == num_fragments:
+                return fragments
+            lease = None
+            while lease is None and not self._stop.is_set():
                 self.raise_error()
-                entries = self._take(-(-missing // chunk) * chunk, _POLL_S)
+                lease = self._lease(num_fragments - len(fragments), _POLL_S, ahead)
         return None
 
-    def status(self, timeout_s: float = 5.0) -> tuple[int, ReplayCounters]:
-        """Fragments ready in the buffer, and its counters."""
+    def status(self, timeout_s: float = 5.0) -> ReplayStatus:
+        """Of the buffer."""
         return ray.get(self._buffer.status.remote(), timeout=timeout_s)
 
     def metrics(self) -> dict[str, float]:
@@ -154,10 +166,11 @@ class RolloutManager:
         return {
             "rollout/worker_restarts": float(self.restarts),
             "replay/held_fragments": float(buffer.held),
-            "replay/used_fragments": float(buffer.used),
+            "replay/held_bytes": float(buffer.held_bytes),
+            "replay/trained_fragments": float(buffer.trained),
             "replay/expired_fragments": float(buffer.expired),
             "replay/dropped_fragments": float(buffer.dropped),
-            "replay/lost_fragments": float(self.lost_fragments),
+            "replay/lost_fragments": float(buffer.lost),
         }
 
     def raise_error(self) -> None:
@@ -177,12 +190,12 @@ class RolloutManager:
         for actor in [*self._workers, self._buffer]:
             ray.kill(actor)
 
-    def _take(self, num_fragments: int, timeout_s: float) -> list[Any] | None:
+    def _lease(self, num_fragments: int, timeout_s: float, ahead: int) -> Lease | None:
         try:
-            entries, self.replay_counters = ray.get(self._buffer.take.remote(num_fragments, timeout_s))
+            lease, self.replay_counters = ray.get(self._buffer.lease.remote(num_fragments, timeout_s, ahead))
         except ray.exceptions.RayActorError as error:
             raise RolloutFailure(f"the replay buffer died: {error}; start the same command again") from error
-        return entries
+        return lease
 
     def _start_worker(self, worker_id: int) -> Any:
         return (

@@ -12,6 +12,7 @@ from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec
+from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.rollout_manager import RolloutManager
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
@@ -80,7 +81,13 @@ class RayExperience:
                 return False
         self._manager.watch(statistics.add)
         trainer.publish()
-        trainer.open(lambda timeout_s: self._manager.fetch(self._needed, timeout_s))
+
+        def fetch(timeout_s: float, ahead: int) -> list[SampleFragment] | None:
+            # Versions that the learner has made and that are not yet published count as well.
+            unpublished = max(0, trainer.counters.policy_version - self._manager.published_version)
+            return self._manager.fetch(self._needed, timeout_s, ahead + unpublished)
+
+        trainer.open(fetch)
         return True
 
     def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
@@ -90,5 +97,5 @@ class RayExperience:
         return self._manager.metrics()
 
     def diagnosis(self) -> str:
-        ready, counters = self._manager.status()
-        return f"the buffer has {ready} fragments ready ({counters}); the environments' logs say why"
+        status = self._manager.status()
+        return f"the buffer has {status.ready} fragments ready ({status.counters}); the environments' logs say why"

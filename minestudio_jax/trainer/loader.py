@@ -15,8 +15,9 @@ from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.trainer.batch import FragmentBatch, in_runs, stack_fragments
 from minestudio_jax.trainer.device_rollout import Ended
 
-# Gives an iteration's fragments, or None if there were not enough within the seconds it was given.
-FragmentSource = Callable[[float], Sequence[SampleFragment] | None]
+# Called with (timeout_s, ahead); gives an iteration's fragments, or None if there were not enough within `timeout_s`
+# seconds. `ahead` iterations will have been finished before these fragments' one begins, those under way included.
+FragmentSource = Callable[[float, int], Sequence[SampleFragment] | None]
 
 _POLL_S = 0.5  # how often a waiting thread looks whether it should stop
 
@@ -64,6 +65,9 @@ class FragmentLoader:
         self._sharding = sharding
         self._wanted = threading.Semaphore(ahead)
         self._asked = False
+        self._fetched = 0  # batches, counted by the loader's thread
+        self._finished = 0  # batches that have been trained on, counted by the learner's
+        self._handed_out = False  # the learner is training on one
         self._ready: queue.Queue[LoadedBatch | BaseException] = queue.Queue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fragment-loader", daemon=True)
@@ -75,6 +79,9 @@ class FragmentLoader:
         Raises:
           Exception: what the source raised, once.
         """
+        if self._handed_out:  # whoever asks for the next one is done with the last
+            self._handed_out = False
+            self._finished += 1
         if not self._asked:
             self._asked = True
             self._wanted.release()
@@ -85,6 +92,7 @@ class FragmentLoader:
         if isinstance(item, BaseException):
             raise item
         self._asked = False
+        self._handed_out = True
         return item
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -99,9 +107,11 @@ class FragmentLoader:
             try:
                 fragments = None
                 while fragments is None and not self._stop.is_set():
-                    fragments = self._source(_POLL_S)
+                    # Anew each time: the learner may have finished an iteration meanwhile.
+                    fragments = self._source(_POLL_S, self._fetched - self._finished)
                 if fragments is None:
                     return
+                self._fetched += 1
                 self._ready.put(self._load(fragments))
             except BaseException as error:  # handed to the consumer, who raises it
                 self._ready.put(error)

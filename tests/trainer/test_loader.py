@@ -34,7 +34,7 @@ def open_loader():
 
 
 def test_a_batch_is_on_the_device_and_says_what_it_holds(open_loader, fragments):
-    loader = open_loader(lambda timeout_s: [cut(fragments[0], 5), *fragments[1:]])
+    loader = open_loader(lambda timeout_s, ahead: [cut(fragments[0], 5), *fragments[1:]])
     loaded = loader.next(30.0)
     assert isinstance(loaded.batch.reward, jax.Array)
     assert loaded.steps == 5 + 3 * 8
@@ -49,7 +49,7 @@ def test_no_more_is_fetched_ahead_than_asked(open_loader, fragments, ahead):
     """Data fetched early are data of an older policy: prefetching is exact."""
     fetched = []
 
-    def source(timeout_s):
+    def source(timeout_s, ahead):
         fetched.append(1)
         return fragments
 
@@ -63,12 +63,29 @@ def test_no_more_is_fetched_ahead_than_asked(open_loader, fragments, ahead):
     assert len(fetched) == ahead + 3
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_the_source_is_told_how_many_iterations_lie_between(open_loader, fragments, prefetch):
+    """What staleness is judged by: a batch fetched early is trained on by a later policy."""
+    told = []
+
+    def source(timeout_s, ahead):
+        told.append(ahead)
+        return fragments
+
+    loader = open_loader(source, prefetch)
+    assert wait_until(lambda: len(told) == prefetch)
+    for i in range(4):
+        assert loader.next(30.0) is not None
+        assert wait_until(lambda i=i: len(told) == prefetch + i + 1)
+    assert told == [*range(prefetch), *[prefetch] * 4]
+
+
 def test_waiting_ends_in_time_and_the_request_stays(open_loader, fragments):
     """D-33."""
     there = threading.Event()
     fetched = []
 
-    def source(timeout_s):
+    def source(timeout_s, ahead):
         if not there.wait(timeout_s):
             return None
         fetched.append(1)
@@ -86,7 +103,7 @@ def test_waiting_ends_in_time_and_the_request_stays(open_loader, fragments):
 
 
 def test_what_the_source_raises_reaches_the_learner(open_loader):
-    def source(timeout_s):
+    def source(timeout_s, ahead):
         raise OSError("the buffer is gone")
 
     with pytest.raises(OSError, match="the buffer is gone"):

@@ -1,0 +1,108 @@
+"""The replay buffer as a Ray actor: producers wait for room, consumers for data."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minestudio_jax.config import ReplayConfig
+from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata
+from minestudio_jax.rollout.replay_buffer import Entry, Lease, ReplayBuffer, ReplayCounters
+
+# Calls that may wait at a time: every worker has up to rollout.to_send_queue_size of them.
+MAX_CALLS = 100_000
+
+
+@dataclass(frozen=True)
+class ReplayStatus:
+    """What a replay buffer says of itself.
+
+    Attributes:
+      ready: fragments that could be leased now.
+      counters: since the start of the run's process.
+      session_id, version: newest that it was told.
+    """
+
+    ready: int
+    counters: ReplayCounters
+    session_id: str
+    version: int
+
+
+class ReplayBufferActor:
+    """An asynchronous actor; the data themselves never pass through it.
+
+    Args:
+      config, fragment_length, seed, counters: as ReplayBuffer.
+    """
+
+    def __init__(
+        self, config: ReplayConfig, fragment_length: int, seed: int, counters: ReplayCounters | None = None
+    ) -> None:
+        self._buffer = ReplayBuffer(config, fragment_length, seed, counters or ReplayCounters())
+        self._changed = asyncio.Condition()
+        self._turn = asyncio.Lock()  # of producers: who waits for room is not overtaken
+
+    async def set_version(self, session_id: str, version: int) -> None:
+        async with self._changed:
+            self._buffer.set_version(session_id, version)
+            self._changed.notify_all()
+
+    async def add(self, reference: list[Any], metadata: FragmentMetadata) -> None:
+        """Inserts one fragment; with `when_full=wait` returns only once there was room for it.
+
+        A fragment that comes twice is inserted once, so that a producer that does not know whether its call was
+        heard may repeat it.
+
+        Args:
+          reference: one object reference in a list, so that Ray does not fetch the data.
+          metadata: of the fragment.
+        """
+        async with self._turn, self._changed:
+            await self._changed.wait_for(lambda: self._buffer.has_room(metadata.num_bytes))
+            self._buffer.add(Entry(reference[0], metadata))
+            self._changed.notify_all()
+
+    async def lease(self, num_fragments: int, timeout_s: float, ahead: int = 0) -> tuple[Lease | None, ReplayCounters]:
+        """As ReplayBuffer.lease, but waits up to `timeout_s` for enough fragments; and the counters."""
+        async with self._changed:
+            try:
+                lease = await asyncio.wait_for(self._lease(num_fragments, ahead), timeout_s)
+            except TimeoutError:
+                lease = None
+                self._buffer.stop_waiting()
+            self._changed.notify_all()
+            return lease, self._counters()
+
+    async def part(self, lease_id: str, index: int, count: int) -> Sequence[Entry]:
+        """As ReplayBuffer.part."""
+        return self._buffer.part(lease_id, index, count)
+
+    async def release(
+        self, lease_id: str, lost: Iterable[FragmentId] = (), unused: Iterable[FragmentId] = ()
+    ) -> ReplayCounters:
+        """As ReplayBuffer.release; a lease that is not open is ignored. Returns the counters."""
+        async with self._changed:
+            self._buffer.release(lease_id, lost, unused)
+            self._changed.notify_all()
+            return self._counters()
+
+    async def status(self) -> ReplayStatus:
+        buffer = self._buffer
+        return ReplayStatus(buffer.ready(), self._counters(), buffer.session_id, buffer.version)
+
+    async def _lease(self, num_fragments: int, ahead: int) -> Lease:
+        while True:
+            before = self._buffer.someone_waits
+            lease = self._buffer.lease(num_fragments, ahead)
+            if lease is not None:
+                return lease
+            if self._buffer.someone_waits != before:
+                self._changed.notify_all()  # producers may go on
+            await self._changed.wait()
+
+    def _counters(self) -> ReplayCounters:
+        return dataclasses.replace(self._buffer.counters)
