@@ -50,7 +50,6 @@ def settings(size: int, envs: int, **options: object) -> Config:
         env=EnvConfig(
             factory="benchmarks.slow_environment:make",
             options={"height": size, "width": size, **options},
-            max_concurrent_starts=0,
         ),
         rollout=RolloutConfig(
             num_envs=envs,

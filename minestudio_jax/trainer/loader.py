@@ -112,16 +112,50 @@ class FragmentLoader:
                 if fragments is None:
                     return
                 self._fetched += 1
-                self._ready.put(self._load(fragments))
+                self._ready.put(_loaded(fragments, self._sharding, self._task_weights, self._auxiliary_data()))
             except BaseException as error:  # handed to the consumer, who raises it
                 self._ready.put(error)
                 return
 
-    def _load(self, fragments: Sequence[SampleFragment]) -> LoadedBatch:
-        fragments = in_runs(fragments)
-        return LoadedBatch(
-            batch=jax.device_put(stack_fragments(fragments, self._task_weights), self._sharding),
-            steps=sum(f.metadata.valid_steps for f in fragments),
-            auxiliary_data=self._auxiliary_data(),
-            metadata=[f.metadata for f in fragments],
-        )
+
+class DirectLoader:
+    """The same on the caller's thread: nothing is fetched before it is asked for.
+
+    Args:
+      source, sharding, task_weights, auxiliary_data: as FragmentLoader.
+    """
+
+    def __init__(
+        self,
+        source: FragmentSource,
+        sharding: NamedSharding,
+        task_weights: Mapping[str, float],
+        auxiliary_data: Callable[[], Sequence[Any]] = tuple,
+    ) -> None:
+        self._source, self._sharding = source, sharding
+        self._task_weights, self._auxiliary_data = task_weights, auxiliary_data
+
+    def next(self, timeout_s: float) -> LoadedBatch | None:
+        """As FragmentLoader.next."""
+        fragments = self._source(timeout_s, 0)
+        if fragments is None:
+            return None
+        return _loaded(fragments, self._sharding, self._task_weights, self._auxiliary_data())
+
+    def close(self) -> None:
+        """There is nothing to stop."""
+
+
+def _loaded(
+    fragments: Sequence[SampleFragment],
+    sharding: NamedSharding,
+    task_weights: Mapping[str, float],
+    auxiliary_data: Sequence[Any],
+) -> LoadedBatch:
+    fragments = in_runs(fragments)
+    return LoadedBatch(
+        batch=jax.device_put(stack_fragments(fragments, task_weights), sharding),
+        steps=sum(f.metadata.valid_steps for f in fragments),
+        auxiliary_data=auxiliary_data,
+        metadata=[f.metadata for f in fragments],
+    )

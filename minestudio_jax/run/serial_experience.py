@@ -1,0 +1,89 @@
+"""Experience collected in the learner's own process and thread, for debugging: no Ray, nothing runs beside anything."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+
+from minestudio_jax.config import Config
+from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.policy import Policy
+from minestudio_jax.rollout.environments import check_factory, make_pool
+from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.replay_buffer import Entry, ReplayBuffer
+from minestudio_jax.rollout.rollout_worker import RolloutWorker
+from minestudio_jax.run.rollout_statistics import RolloutStatistics
+from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.live_board import Board
+from minestudio_jax.utils.seeding import derived_seed
+
+
+class SerialExperience:
+    """See `run.experience.Experience`.
+
+    The worker acts when the learner asks for fragments that the buffer does not have, and rests otherwise. That is what
+    a Ray worker does with rollout.synchronous: on a deterministic world one worker gives the same run either way.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, board: Board, needed: int) -> None:
+        self._config, self._directory, self._board, self._needed = config, directory, board, needed
+        self._session_id = uuid.uuid4().hex
+        self._buffer = ReplayBuffer(
+            config.replay, config.rollout.fragment_length, derived_seed(config.run.seed, "replay")
+        )
+        self._worker: RolloutWorker
+
+    @staticmethod
+    def check(config: Config) -> None:
+        if config.env.factory:
+            check_factory(config)
+
+    @property
+    def steps(self) -> int:
+        return self._buffer.counters.inserted_steps
+
+    def start(self, cleanup: ExitStack) -> EnvironmentSpec:
+        self._board.stage(f"starting {self._config.rollout.num_envs} environments in this process's care")
+        self._pool = make_pool(self._config, 0, 0, self._session_id, self._directory.logs)
+        cleanup.callback(self._pool.close)
+        return self._pool.spec
+
+    def collector(self, policy: Policy) -> None:
+        self._worker = RolloutWorker(self._config, 0, 0, self._session_id, self._pool, policy, self._take_in)
+
+    def on_published(self, version: int, params: Any) -> None:
+        self._buffer.set_version(self._session_id, version)
+        self._worker.set_policy(version, params)
+
+    def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
+        del statistics
+        trainer.publish()
+        trainer.open(self._fetch)
+        return True
+
+    def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
+        del trainer
+        statistics.add(0, self._worker.report())
+
+    def metrics(self) -> dict[str, float]:
+        return self._buffer.counters.metrics()
+
+    def diagnosis(self) -> str:
+        return f"the buffer holds {self._buffer.counters}; the environments' logs say why"
+
+    def _take_in(self, fragment: SampleFragment) -> None:
+        self._buffer.add(Entry(fragment, fragment.sized().metadata))
+
+    def _fetch(self, timeout_s: float, ahead: int) -> list[SampleFragment] | None:
+        give_up = time.monotonic() + timeout_s
+        while (lease := self._buffer.lease(self._needed, ahead)) is None:
+            if time.monotonic() > give_up:
+                return None
+            self._worker.run_once()
+        self._buffer.release(lease.id)
+        return [entry.reference for entry in lease.entries]
