@@ -163,6 +163,23 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class PublishConfig:
+    transport: str = _setting(
+        "auto",
+        "How policy versions reach the workers. tmpfs: files in this machine's memory; directory: files in the run "
+        "directory, which all machines must share; object_store: Ray carries them. auto: tmpfs with a private Ray, "
+        "object_store on a cluster.",
+        choices=("auto", "tmpfs", "directory", "object_store"),
+    )
+    dtype: str = _setting(
+        "float32",
+        "Numbers of the versions that are sent; bfloat16 halves them, and workers act with rounded weights. What "
+        "stays in versions/ is float32.",
+        choices=("float32", "bfloat16"),
+    )
+
+
+@dataclass(frozen=True)
 class ReplayConfig:
     max_chunks: int = _setting(64, "Capacity, chunks of replay.fragments_per_chunk fragments.", lower=1)
     fragments_per_chunk: int = _setting(
@@ -309,6 +326,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -493,7 +511,18 @@ def validate(config: Config) -> None:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
     if not re.fullmatch(r"|auto|[^/:]+:\d+", config.run.ray_address):
         faults.append(f"run.ray_address={config.run.ray_address!r} is neither 'auto' nor of the form host:port")
+    if config.publish.transport == "tmpfs" and config.run.ray_address:
+        faults.append(
+            "publish.transport='tmpfs' does not reach the other machines of "
+            f"run.ray_address={config.run.ray_address!r}: set object_store, or directory where they share the run "
+            "directory"
+        )
     if rollout.mode == "device":
+        if config.publish != PublishConfig():
+            faults.append(
+                f"publish.transport={config.publish.transport!r} and publish.dtype={config.publish.dtype!r} have no "
+                "effect with rollout.mode='device', which sends no versions: leave the defaults"
+            )
         if env.factory:
             faults.append(
                 f"rollout.mode='device' plays the embedded world only, env.factory={env.factory!r} needs rollout "

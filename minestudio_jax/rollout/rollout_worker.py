@@ -88,7 +88,8 @@ class RolloutWorker:
 
     def set_policy(self, version: int, params: Params) -> None:
         """Gives the worker a policy, from any thread; it acts with it from the next batch on."""
-        self._policy = (version, self._inference.prepared(params))
+        # Ready before it is used: who acts does not wait for it.
+        self._policy = (version, jax.block_until_ready(self._inference.prepared(params)))
         self._policy_arrived.set()
 
     def run(self, stop: threading.Event) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
 
@@ -61,8 +60,8 @@ class DeviceExperience:
             derived_seed(config.run.seed, "environments", 0, 0),
         )
 
-    def on_published(self, version: int, path: Path) -> None:
-        """Nobody is to be told: the versions are for `evaluate`."""
+    def publication(self, policy: Policy, cleanup: ExitStack) -> None:
+        del policy, cleanup
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         del statistics

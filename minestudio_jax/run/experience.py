@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Protocol
 
 from minestudio_jax.config import Config
@@ -16,6 +15,7 @@ from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
 
 
@@ -35,8 +35,8 @@ class Experience(Protocol):
         """What the learner collects with itself; None if others collect."""
         ...
 
-    def on_published(self, version: int, path: Path) -> None:
-        """A policy version is complete."""
+    def publication(self, policy: Policy, cleanup: ExitStack) -> Publication | None:
+        """How policy versions get to those who collect; None if the learner collects itself."""
         ...
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
