@@ -7,9 +7,9 @@ they took themselves, so that their limit is known: steps by that time. Both pol
 "small" sees 64x64 pixels, "large" 128x128. For each setting:
 
 * bare act: the jitted policy alone, in a loop over batches of the same size, without environments, before and after;
-* rollout: a Ray rollout worker with its environments in processes, writing fragments into the replay buffer, which drops
-  the oldest; no learner. Steps per second by the environments' clocks, as a share of the smaller of the environments'
-  limit and the bare act;
+* rollout: a Ray rollout worker with its environments in processes, writing fragments into the replay buffer, which
+  drops the oldest; no learner. Steps per second by the environments' clocks, as a share of the smaller of the
+  environments' limit and the bare act;
 * cycle: what is possible if an environment waits for nothing but its own inference, N / (step + act of one).
 
 --idle measures the worker's own processor time while all its environments take 5 s a step.
@@ -29,7 +29,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import psutil
-import ray
 
 from minestudio_jax.config import Config, EnvConfig, ReplayConfig, RolloutConfig, TrainerConfig
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec

@@ -144,8 +144,9 @@ class PolicyConfig:
 class RolloutConfig:
     mode: str = _setting(
         "ray",
-        "Rollout workers play on CPUs; or the learner plays the embedded world itself, on its own devices.",
-        choices=("ray", "device"),
+        "ray: rollout workers play in processes of their own; device: the learner plays the embedded world itself, on its "
+        "own devices; serial: one worker in the learner's process and thread, for debugging.",
+        choices=("ray", "device", "serial"),
     )
     num_rollout_workers: int = _setting(1, "Rollout worker actors.", lower=1)
     num_envs: int = _setting(16, "Environments per worker; with rollout.mode=device, in all.", lower=1)
@@ -170,6 +171,23 @@ class RolloutConfig:
     )
     max_worker_restarts: int = _setting(
         20, "Rollout worker deaths over the whole run that are healed before the run fails.", lower=0
+    )
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    transport: str = _setting(
+        "auto",
+        "How policy versions reach the workers. tmpfs: files in this machine's memory; directory: files in the run "
+        "directory, which all machines must share; object_store: Ray carries them. auto: tmpfs with a private Ray, "
+        "object_store on a cluster.",
+        choices=("auto", "tmpfs", "directory", "object_store"),
+    )
+    dtype: str = _setting(
+        "float32",
+        "Numbers of the versions that are sent; bfloat16 halves them, and workers act with rounded weights. What "
+        "stays in versions/ is float32.",
+        choices=("float32", "bfloat16"),
     )
 
 
@@ -329,6 +347,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -471,6 +490,29 @@ def _replay_faults(replay: ReplayConfig, trainer: TrainerConfig) -> list[str]:
     return faults
 
 
+def _mode_faults(config: Config) -> list[str]:
+    """Settings that have no effect, or none of the wanted, in the way of collecting that rollout.mode asks for."""
+    faults, rollout, mode = [], config.rollout, config.rollout.mode
+    if mode == "device" and config.env.factory:
+        faults.append(
+            f"rollout.mode='device' plays the embedded world only, env.factory={config.env.factory!r} needs rollout "
+            "workers: remove one of them"
+        )
+    if mode == "device" and config.publish != PublishConfig():
+        faults.append(
+            f"publish.transport={config.publish.transport!r} and publish.dtype={config.publish.dtype!r} have no "
+            "effect with rollout.mode='device', which sends no versions: leave the defaults"
+        )
+    if mode != "ray" and rollout.num_rollout_workers != 1:
+        faults.append(
+            f"rollout.num_rollout_workers={rollout.num_rollout_workers} has no effect with rollout.mode={mode!r}: "
+            "set rollout.num_envs"
+        )
+    if mode != "ray" and rollout.synchronous:
+        faults.append(f"rollout.synchronous has no effect with rollout.mode={mode!r}, which is so anyway: remove it")
+    return faults
+
+
 def validate(config: Config) -> None:
     """Checks bounds, choices and the settings against each other.
 
@@ -488,10 +530,10 @@ def validate(config: Config) -> None:
             f"rollout.fragment_length={rollout.fragment_length} is not a multiple of "
             f"trainer.context_length={trainer.context_length}: make the one divide the other"
         )
-    if rollout.mode == "ray" and rollout.inference_batch_size > rollout.num_envs:
+    if rollout.mode != "device" and rollout.inference_batch_size > rollout.num_envs:
         faults.append(
-            f"rollout.inference_batch_size={rollout.inference_batch_size} is more than rollout.num_envs={rollout.num_envs}: "
-            "a worker never has that many observations; lower it"
+            f"rollout.inference_batch_size={rollout.inference_batch_size} is more than rollout.num_envs="
+            f"{rollout.num_envs}: a worker never has that many observations; lower it"
         )
     updates, interval = trainer.reference_update, trainer.reference_interval
     if (updates == "interval") != bool(interval):
@@ -520,7 +562,7 @@ def validate(config: Config) -> None:
             f"trainer.gradient_accumulation={trainer.gradient_accumulation}: the rest would never be applied"
         )
     per_device = trainer.batch_size_per_device * trainer.batches_per_iteration
-    buffered = rollout.mode == "ray"
+    buffered = rollout.mode != "device"
     if buffered and per_device % replay.fragments_per_chunk:
         faults.append(
             f"an iteration's {per_device} fragments (trainer.batch_size_per_device x batches_per_iteration) do "
@@ -538,17 +580,13 @@ def validate(config: Config) -> None:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
     if not re.fullmatch(r"|auto|[^/:]+:\d+", config.run.ray_address):
         faults.append(f"run.ray_address={config.run.ray_address!r} is neither 'auto' nor of the form host:port")
-    if rollout.mode == "device":
-        if env.factory:
-            faults.append(
-                f"rollout.mode='device' plays the embedded world only, env.factory={env.factory!r} needs rollout "
-                "workers: remove one of them"
-            )
-        if rollout.num_rollout_workers != 1:
-            faults.append(
-                f"rollout.num_rollout_workers={rollout.num_rollout_workers} has no effect with rollout.mode='device': "
-                "set rollout.num_envs"
-            )
+    if config.publish.transport == "tmpfs" and config.run.ray_address:
+        faults.append(
+            "publish.transport='tmpfs' does not reach the other machines of "
+            f"run.ray_address={config.run.ray_address!r}: set object_store, or directory where they share the run "
+            "directory"
+        )
+    faults.extend(_mode_faults(config))
     faults.extend(_policy_faults(config.policy))
     faults.extend(_task_faults(config))
     if config.policy.options and not config.policy.factory:

@@ -31,9 +31,7 @@ class CombinedPool:
         failures = {cause: sum(p.failures.get(cause, 0) for p in parts) for cause in FAILURE_CAUSES}
         return PoolCounters(sum(p.starts for p in parts), sum(p.recycled for p in parts), failures)
 
-    def recv(
-        self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0
-    ) -> EnvironmentSteps | None:
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
         """As EnvPool.recv."""
         received = [
             (begin, steps)

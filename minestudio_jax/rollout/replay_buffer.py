@@ -105,6 +105,17 @@ class ReplayCounters:
             and min(self.inserted_steps, self.held, self.held_bytes, self.trained, self.expired, self.sampled) >= 0
         )
 
+    def metrics(self) -> dict[str, float]:
+        """By metric name."""
+        return {
+            "replay/held_fragments": float(self.held),
+            "replay/held_bytes": float(self.held_bytes),
+            "replay/trained_fragments": float(self.trained),
+            "replay/expired_fragments": float(self.expired),
+            "replay/dropped_fragments": float(self.dropped),
+            "replay/lost_fragments": float(self.lost),
+        }
+
     def after_loss(self) -> ReplayCounters:
         """The counters of a buffer that takes the place of one that died with all that it held."""
         return replace(self, held=0, held_bytes=0, dropped=self.dropped + self.held, lost=self.lost + self.held)

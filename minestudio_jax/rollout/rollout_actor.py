@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.policy_loading import PackedVersion, PolicyLoader
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
-from minestudio_jax.utils import policy_store
 
 _WAIT_S = 0.5  # how often a blocked sender looks whether it should stop
-
-log = logging.getLogger(__name__)
 
 
 class RolloutActor:
@@ -52,13 +49,13 @@ class RolloutActor:
         self._error: Exception | None = None
         self._pool: EnvPool | None = None
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
-        self._load_lock = threading.Lock()
-        self._loaded_version = -1
+        self._loader: PolicyLoader | None = None
         try:
             self._pool = make_pool(config, worker_id, worker_life, log_dir)
             policy = make_policy(config, self._pool.spec)
-            self._abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
             self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
+            abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
+            self._loader = PolicyLoader(abstract_params, self._worker.set_policy, self._fail)
             self._thread.start()
         except Exception as error:  # told by the next call: what a constructor raises reaches nobody as it is
             self._fail(error)
@@ -73,22 +70,10 @@ class RolloutActor:
         assert self._pool is not None
         return self._pool.spec
 
-    def load_policy(self, version: int, path: Path) -> None:
-        """Reads a published version and acts with it from the next batch on; an older one is ignored."""
-        with self._load_lock:
-            if version <= self._loaded_version or self._error is not None:
-                return
-            try:
-                params = policy_store.load_version(path, self._abstract_params)
-            except FileNotFoundError:
-                # Only a newer version's arrival removes one, and that one's call comes behind this.
-                log.warning("policy version %d was gone before it could be read", version)
-                return
-            except Exception as error:  # nobody waits for this call's answer
-                self._fail(error)
-                return
-            self._worker.set_policy(version, params)
-            self._loaded_version = version
+    def load_policy(self, version: int, where: Path | PackedVersion) -> None:
+        """Takes note of a published version, to be read beside the acting and used from the batch after."""
+        if self._loader is not None:
+            self._loader.offer(version, where)
 
     def report(self) -> WorkerReport:
         """What happened since the last call.
@@ -104,6 +89,8 @@ class RolloutActor:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._loader is not None:
+            self._loader.close()
         if self._pool is not None:
             self._pool.close()
 

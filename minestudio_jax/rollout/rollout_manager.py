@@ -15,6 +15,7 @@ import ray.exceptions
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.policy_loading import PackedVersion
 from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
 from minestudio_jax.rollout.rollout_actor import RolloutActor
@@ -50,7 +51,7 @@ class RolloutManager:
         self._run_stops = run_stops
         self._session_id = session_id
         self._log_dir = log_dir
-        self._published: tuple[int, Path] | None = None
+        self._published: tuple[int, Path | PackedVersion] | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._stop = threading.Event()
@@ -109,13 +110,13 @@ class RolloutManager:
         self._thread = threading.Thread(target=self._watch, args=(on_report,), name="rollout-manager", daemon=True)
         self._thread.start()
 
-    def publish(self, version: int, path: Path) -> None:
+    def publish(self, version: int, where: Path | PackedVersion) -> None:
         """Tells buffer and workers of a new policy version; never waits for them."""
         with self._lock:
-            self._published = (version, path)
+            self._published = (version, where)
             self._buffer.set_version.remote(self._session_id, version)
             for worker in self._workers:
-                worker.load_policy.remote(version, path)
+                worker.load_policy.remote(version, where)
 
     @property
     def published_version(self) -> int:
@@ -162,16 +163,7 @@ class RolloutManager:
 
     def metrics(self) -> dict[str, float]:
         """Counters since the start of this process, by metric name."""
-        buffer = self.replay_counters
-        return {
-            "rollout/worker_restarts": float(self.restarts),
-            "replay/held_fragments": float(buffer.held),
-            "replay/held_bytes": float(buffer.held_bytes),
-            "replay/trained_fragments": float(buffer.trained),
-            "replay/expired_fragments": float(buffer.expired),
-            "replay/dropped_fragments": float(buffer.dropped),
-            "replay/lost_fragments": float(buffer.lost),
-        }
+        return {"rollout/worker_restarts": float(self.restarts), **self.replay_counters.metrics()}
 
     def raise_error(self) -> None:
         """Raises what made the experience side fail, if it did."""

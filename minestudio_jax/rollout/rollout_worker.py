@@ -96,9 +96,7 @@ class RolloutWorker:
         self._batch_size, self._max_wait_s = config.rollout.inference_batch_size, config.rollout.max_wait_ms / 1000
         self._discount = config.trainer.discount
         seed = derived_seed(config.run.seed, "sampling", worker_id, worker_life)
-        self._inference = Inference(
-            policy, pool.spec, pool.num_envs, self._batch_size, seed, always_full=pool.lockstep
-        )
+        self._inference = Inference(policy, pool.spec, pool.num_envs, self._batch_size, seed, always_full=pool.lockstep)
         self._builders = [
             FragmentBuilder(pool.spec, config.rollout.fragment_length, self._describe_environment(env_id))
             for env_id in range(pool.num_envs)
@@ -118,7 +116,8 @@ class RolloutWorker:
 
     def set_policy(self, version: int, params: Params) -> None:
         """Gives the worker a policy, from any thread; it acts with it from the next batch on."""
-        prepared = self._inference.prepared(params)
+        # Ready before it is used: who acts does not wait for it.
+        prepared = jax.block_until_ready(self._inference.prepared(params))
         if self._policy is None:
             self._inference.compile(prepared)
         with self._changed:

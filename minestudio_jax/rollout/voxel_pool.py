@@ -60,9 +60,7 @@ class VoxelEnvPool:
         self._sent = True
         self._timestep: Any = None
 
-    def recv(
-        self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0
-    ) -> EnvironmentSteps | None:
+    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
         """All worlds after the step under way; None if none is under way. Steps take milliseconds: no deadline."""
         del timeout_s, max_ready, max_wait_s
         if not self._sent:

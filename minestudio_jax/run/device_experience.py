@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
 
@@ -14,6 +13,8 @@ from minestudio_jax.rollout.environments import embedded_spec, embedded_world
 from minestudio_jax.rollout.episode_statistics import Episode
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
+from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
@@ -24,7 +25,8 @@ from minestudio_jax.utils.seeding import derived_seed
 class DeviceExperience:
     """See `run.experience.Experience`."""
 
-    def __init__(self, config: Config, board: Board, needed: int) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> None:
+        del directory, stop
         self._config, self._board, self._needed = config, board, needed
         self.steps = 0
 
@@ -61,8 +63,8 @@ class DeviceExperience:
             derived_seed(config.run.seed, "environments", 0, 0),
         )
 
-    def on_published(self, version: int, path: Path) -> None:
-        """Nobody is to be told: the versions are for `evaluate`."""
+    def publication(self, policy: Policy, cleanup: ExitStack) -> None:
+        del policy, cleanup
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         del statistics

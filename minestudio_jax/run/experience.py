@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Protocol
 
 from minestudio_jax.config import Config
@@ -13,9 +12,11 @@ from minestudio_jax.run.device_experience import DeviceExperience
 from minestudio_jax.run.ray_experience import RayExperience
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.serial_experience import SerialExperience
 from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
 
 
@@ -35,8 +36,8 @@ class Experience(Protocol):
         """What the learner collects with itself; None if others collect."""
         ...
 
-    def on_published(self, version: int, path: Path) -> None:
-        """A policy version is complete."""
+    def publication(self, policy: Policy, cleanup: ExitStack) -> Publication | None:
+        """How policy versions get to those who collect; None if the learner collects itself."""
         ...
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
@@ -62,11 +63,16 @@ def check_experience(config: Config) -> None:
     Raises:
       ConfigError: they do not go together.
     """
-    (DeviceExperience if config.rollout.mode == "device" else RayExperience).check(config)
+    _KINDS[config.rollout.mode].check(config)
 
 
 def make_experience(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> Experience:
     """The experience side that rollout.mode asks for; `needed` is fragments per iteration."""
-    if config.rollout.mode == "device":
-        return DeviceExperience(config, board, needed)
-    return RayExperience(config, directory, board, stop, needed)
+    return _KINDS[config.rollout.mode](config, directory, board, stop, needed)
+
+
+_KINDS: dict[str, type[RayExperience | SerialExperience | DeviceExperience]] = {
+    "ray": RayExperience,
+    "serial": SerialExperience,
+    "device": DeviceExperience,
+}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
 
@@ -15,10 +14,12 @@ from minestudio_jax.rollout.environments import check_factory, embedded_spec
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.rollout_manager import RolloutManager
 from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.policy_transport import make_publication
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
 
 
@@ -70,8 +71,8 @@ class RayExperience:
     def collector(self, policy: Policy) -> None:
         del policy
 
-    def on_published(self, version: int, path: Path) -> None:
-        self._manager.publish(version, path)
+    def publication(self, policy: Policy, cleanup: ExitStack) -> Publication:
+        return make_publication(self._config, policy, self._directory.path, self._manager.publish, cleanup)
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         if not self._config.env.factory:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import uuid
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
 
 import jax
 
@@ -18,7 +19,10 @@ from minestudio_jax.rollout.replay_buffer import Entry, ReplayBuffer
 from minestudio_jax.rollout.rollout_worker import RolloutWorker
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.trainer.publisher import Publication
+from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.live_board import Board
 from minestudio_jax.utils.seeding import derived_seed
 
@@ -30,7 +34,8 @@ class SerialExperience:
     a Ray worker does with rollout.synchronous: on a deterministic world one worker gives the same run either way.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, board: Board, needed: int) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> None:
+        del stop
         self._config, self._directory, self._board, self._needed = config, directory, board, needed
         self._session_id = uuid.uuid4().hex
         self._buffer = ReplayBuffer(
@@ -49,16 +54,25 @@ class SerialExperience:
 
     def start(self, cleanup: ExitStack) -> EnvironmentSpec:
         self._board.stage(f"starting {self._config.rollout.num_envs} environments in this process's care")
-        self._pool = make_pool(self._config, 0, 0, self._session_id, self._directory.logs)
+        self._pool = make_pool(self._config, 0, 0, self._directory.logs)
         cleanup.callback(self._pool.close)
         return self._pool.spec
 
     def collector(self, policy: Policy) -> None:
+        del policy
+
+    def publication(self, policy: Policy, cleanup: ExitStack) -> Publication:
+        folder = self._directory.path / "published"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        abstract = jax.eval_shape(policy.init, jax.random.key(0))
         self._worker = RolloutWorker(self._config, 0, 0, self._session_id, self._pool, policy, self._take_in)
 
-    def on_published(self, version: int, params: Any) -> None:
-        self._buffer.set_version(self._session_id, version)
-        self._worker.set_policy(version, params)
+        def on_published(version: int, path: Path) -> None:
+            self._buffer.set_version(self._session_id, version)
+            self._worker.set_policy(version, policy_store.load_version(path, abstract))
+
+        return Publication(folder, on_published, self._config.publish.dtype)
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         del statistics

@@ -94,9 +94,10 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
                 config.rollout.fragment_length,
                 directory.path,
                 derived_seed(config.run.seed, "learner"),
-                experience.on_published,
+                experience.publication(policy, cleanup),
                 experience.collector(policy),
                 pretrained,
+                in_background=config.rollout.mode != "serial",
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error

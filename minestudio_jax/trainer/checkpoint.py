@@ -15,7 +15,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer.state import Counters, TrainState
-from minestudio_jax.utils.policy_store import ORBAX_LOCK
 
 _SCORE = "return_mean"
 
@@ -51,7 +50,7 @@ class Checkpointer:
             item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
         )
         self._saved = self._manager.latest_step()
-        # Orbax's own asynchronous saving cannot share a process with the publisher's (see ORBAX_LOCK).
+        # One at a time: Orbax keeps the save under way in variables of the process.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -126,15 +125,14 @@ class Checkpointer:
                 )
 
     def _write(self, state: dict[str, Any], counters: Counters, score: float | None) -> None:
-        with ORBAX_LOCK:
-            self._manager.save(
-                counters.iteration,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
-                ),
-                metrics={} if score is None else {_SCORE: score},
-            )
+        self._manager.save(
+            counters.iteration,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+            ),
+            metrics={} if score is None else {_SCORE: score},
+        )
 
 
 def _score(metrics: dict[str, float]) -> float:

@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ from minestudio_jax.trainer.checkpoint import Checkpointer
 from minestudio_jax.trainer.cost import Cost, cost_of
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.device_rollout import Ended
-from minestudio_jax.trainer.loader import FragmentLoader, FragmentSource, LoadedBatch
-from minestudio_jax.trainer.publisher import ParamPublisher
+from minestudio_jax.trainer.loader import DirectLoader, FragmentLoader, FragmentSource, LoadedBatch
+from minestudio_jax.trainer.publisher import ParamPublisher, Publication
 from minestudio_jax.trainer.schedules import Coefficients, coefficients
 from minestudio_jax.trainer.state import Counters, TrainState, initial_state
 from minestudio_jax.trainer.update import make_update
@@ -48,9 +47,10 @@ class PPOTrainer:
       fragment_length: T.
       run_dir: `checkpoints/` and `versions/` are kept in it.
       seed: of parameters and shuffling, used by a run that has no checkpoint.
-      on_published: called with (version, folder) when rollout workers may load a version.
-      pretrained: parameters that a run without a checkpoint begins with; None: they are drawn.
+      publication: how policy versions are sent to rollout workers; None if there are none.
       collector: what it collects its experience with itself; None if fragments come from others.
+      pretrained: parameters that a run without a checkpoint begins with; None: they are drawn.
+      in_background: fragments are loaded and versions written by threads of their own.
     Raises:
       ValueError: the checkpoint there does not fit the settings.
     """
@@ -63,9 +63,10 @@ class PPOTrainer:
         fragment_length: int,
         run_dir: Path,
         seed: int,
-        on_published: Callable[[int, Path], None],
+        publication: Publication | None = None,
         collector: DeviceCollector | None = None,
         pretrained: Params | None = None,
+        in_background: bool = True,
     ) -> None:
         self._config = config
         mesh = sharding.data_mesh()
@@ -101,11 +102,12 @@ class PPOTrainer:
         self._seed = seed
         self._update: Any = jax.jit(make_update(policy, config, mesh.size, self._auxiliary), donate_argnums=0)
         self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self._publisher = ParamPublisher(run_dir / "versions", on_published)
+        self._publisher = ParamPublisher(run_dir / "versions", publication, in_background)
         self._bad_updates = BadUpdates(run_dir / "logs" / "bad_updates.jsonl", config.max_bad_updates)
         self._rolled_back = False
         self._score: float | None = None
-        self._loader: FragmentLoader | None = None
+        self._in_background = in_background
+        self._loader: FragmentLoader | DirectLoader | None = None
 
     def compile(self) -> Cost:
         """Compiles the update ahead of the first batch, and the collection if it is the trainer's; what it costs."""
@@ -124,13 +126,14 @@ class PPOTrainer:
 
     def open(self, source: FragmentSource) -> None:
         """Begins to take fragments from `source`."""
-        self._loader = FragmentLoader(
-            source,
-            self._batch_sharding,
-            self._config.prefetch_iterations,
-            self._config.task_weights,
-            partial(next, map(self._auxiliary_data, itertools.count(self.counters.iteration))),
-        )
+        auxiliary_data = partial(next, map(self._auxiliary_data, itertools.count(self.counters.iteration)))
+        config, sharding = self._config, self._batch_sharding
+        if self._in_background:
+            self._loader = FragmentLoader(
+                source, sharding, config.prefetch_iterations, config.task_weights, auxiliary_data
+            )
+        else:
+            self._loader = DirectLoader(source, sharding, config.task_weights, auxiliary_data)
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
         """The next iteration's data, or None if it is not there in time."""
@@ -206,9 +209,10 @@ class PPOTrainer:
             if force or (self._checkpointer.due(self.counters.iteration) and not self._bad_updates.in_a_row):
                 state = dataclasses.replace(self._state, rollout=self._rollout)
                 self._checkpointer.save(state, self.counters, self._score)
+                self._publisher.keep()
 
     def flush_published(self, timeout_s: float) -> None:
-        """Waits until the newest version is on disk.
+        """Waits until the versions handed over are written.
 
         Raises:
           TimeoutError: it took longer than `timeout_s`.

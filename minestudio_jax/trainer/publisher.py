@@ -1,9 +1,17 @@
-"""ParamPublisher: writes policy versions for the rollout workers without making the learner wait."""
+"""ParamPublisher: writes policy versions without making the learner wait.
+
+There are two kinds of places. What is *sent* to the rollout workers lies where they read it fastest, in the numbers of
+`publish.dtype`, and goes with the run. What is *kept* lies in the run directory, always in full precision: the first
+version, those of checkpoints and the best one. `evaluate` and `convert` read these.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +22,63 @@ from minestudio_jax.utils import policy_store
 
 KEPT_VERSIONS = 3  # a worker may still be reading the one before the newest
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How versions are sent to the rollout workers.
+
+    Attributes:
+      directory: that they are written to.
+      fallback: directory that they are written to from the first failure on; None: a failure ends the run.
+      dtype: "float32", or "bfloat16" for everything with two axes or more. Vectors (biases, scales, the statistics of
+        the value) are few, and what is subtracted from one another must keep its digits.
+      on_published: called with (version, folder) from the publisher's thread once a version is complete.
+    """
+
+    directory: Path
+    on_published: Callable[[int, Path], None]
+    dtype: str = "float32"
+    fallback: Path | None = None
+
+
+@dataclass
+class _Version:
+    number: int
+    params: Any  # a copy: on the device, or on the host once it was read in full precision
+
 
 class ParamPublisher:
     """Publishes parameters as numbered versions; if they come faster than they can be written, the newest wins.
 
     Args:
-      directory: of the versions.
-      on_published: called with (version, folder) from the publisher's thread once a version is complete.
+      kept: directory of the versions that stay.
+      publication: None: nobody waits for versions, they are only kept.
+      in_background: everything is written by a thread; otherwise by the caller's, before the call returns.
     """
 
-    def __init__(self, directory: Path, on_published: Callable[[int, Path], None]) -> None:
-        self._directory = directory
-        self._on_published = on_published
+    def __init__(self, kept: Path, publication: Publication | None, in_background: bool = True) -> None:
+        self._kept = kept
+        self._publication = publication
+        self._sent = publication.directory if publication else kept
+        self._writing_to = kept
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self._slot: tuple[int, Any] | None = None
+        self._rounded = jax.jit(lambda tree: jax.tree.map(_rounded, tree))
+        self._newest: _Version | None = None
+        self._to_send: _Version | None = None
+        self._to_keep: _Version | None = None
+        self._best: _Version | None = None
+        self._busy = self._closed = False
         self._condition = threading.Condition()
-        self._best_wanted = False
-        self._busy = False
-        self._closed = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="param-publisher", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if in_background:
+            self._thread = threading.Thread(target=self._run, name="param-publisher", daemon=True)
+            self._thread.start()
 
     def publish(self, version: int, params: Any) -> None:
-        """Hands over one version and returns; the parameters may be donated afterwards.
+        """Hands over one version and returns, before it is even copied; the parameters may be donated afterwards.
 
         Raises:
           RuntimeError: writing an earlier version failed.
@@ -45,17 +86,23 @@ class ParamPublisher:
         snapshot = self._copy(params)
         with self._condition:
             self._raise_error()
-            self._slot = (version, snapshot)
-            self._condition.notify_all()
+            self._newest = self._to_send = _Version(version, snapshot)
+        self._work_is_there()
+
+    def keep(self) -> None:
+        """Keeps the newest version that was handed over."""
+        with self._condition:
+            self._to_keep = self._newest
+        self._work_is_there()
 
     def keep_as_best(self) -> None:
         """Keeps the newest version that was handed over as the best so far."""
         with self._condition:
-            self._best_wanted = True
-            self._condition.notify_all()
+            self._best = self._newest
+        self._work_is_there()
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until everything handed over is published; False if that took longer than `timeout_s`."""
+        """Waits until everything handed over is published and kept; False if that took longer than `timeout_s`."""
         with self._condition:
             done = self._condition.wait_for(
                 lambda: self._error is not None or (not self._has_work() and not self._busy), timeout_s
@@ -68,15 +115,25 @@ class ParamPublisher:
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _work_is_there(self) -> None:
+        """Wakes the thread, or does the work if there is none."""
+        if self._thread is None:
+            while self._has_work():
+                self._next_work()()
+            return
+        with self._condition:
+            self._condition.notify_all()
 
     def _has_work(self) -> bool:
-        return self._slot is not None or self._best_wanted
+        return any(version is not None for version in (self._to_send, self._to_keep, self._best))
 
     def _raise_error(self) -> None:
         if self._error is not None:
             raise RuntimeError(
-                f"publishing to {self._directory} failed: {self._error}; is the disk full or read-only?"
+                f"publishing to {self._writing_to} failed: {self._error}; is the disk full or read-only?"
             ) from self._error
 
     def _run(self) -> None:
@@ -85,14 +142,10 @@ class ParamPublisher:
                 self._condition.wait_for(lambda: self._has_work() or self._closed)
                 if not self._has_work():
                     return
-                (slot, self._slot), (best, self._best_wanted) = (self._slot, None), (self._best_wanted, False)
+                work = self._next_work()
                 self._busy = True
             try:
-                if slot is not None:
-                    self._write(*slot)
-                written = policy_store.list_versions(self._directory)
-                if best and written:
-                    policy_store.keep_as_best(self._directory, written[-1])
+                work()
             except BaseException as error:  # raised by the learner's next call
                 with self._condition:
                     self._error = error
@@ -102,7 +155,57 @@ class ParamPublisher:
                 self._busy = False
                 self._condition.notify_all()
 
-    def _write(self, version: int, snapshot: Any) -> None:
-        path = policy_store.save_version(self._directory, version, jax.device_get(snapshot))
-        policy_store.remove_versions(self._directory, KEPT_VERSIONS)
-        self._on_published(version, path)
+    def _next_work(self) -> Callable[[], None]:
+        """What is most urgent: workers wait for what is sent, nobody for what is kept."""
+        if self._to_send is not None:
+            version, self._to_send = self._to_send, None
+            return partial(self._send, version)
+        if self._to_keep is not None:
+            version, self._to_keep = self._to_keep, None
+            return partial(self._keep, version)
+        assert self._best is not None
+        version, self._best = self._best, None
+        return partial(self._keep, version, as_best=True)
+
+    def _send(self, version: _Version) -> None:
+        publication = self._publication
+        if publication is not None:
+            if publication.dtype == "float32":
+                params = version.params = jax.device_get(version.params)
+            else:
+                params = jax.device_get(self._rounded(version.params))
+            path = self._written_to_be_sent(version.number, params, publication)
+            policy_store.remove_versions(self._sent, KEPT_VERSIONS)
+            publication.on_published(version.number, path)
+        if not policy_store.list_versions(self._kept):
+            self._keep(version)
+
+    def _keep(self, version: _Version, as_best: bool = False) -> None:
+        if not policy_store.version_path(self._kept, version.number).exists():
+            self._written(self._kept, version.number, jax.device_get(version.params))
+        if as_best:
+            policy_store.keep_as_best(self._kept, version.number)
+        policy_store.remove_versions(self._kept, KEPT_VERSIONS)
+
+    def _written_to_be_sent(self, number: int, params: Any, publication: Publication) -> Path:
+        try:
+            return self._written(self._sent, number, params)
+        except Exception as error:
+            if publication.fallback is None or self._sent == publication.fallback:
+                raise
+            log.warning(
+                "%s cannot be written: policy versions go through %s from now on (%s)",
+                self._sent,
+                publication.fallback,
+                error,
+            )
+            self._sent = publication.fallback
+            return self._written(self._sent, number, params)
+
+    def _written(self, directory: Path, number: int, params: Any) -> Path:
+        self._writing_to = directory
+        return policy_store.save_version(directory, number, params)
+
+
+def _rounded(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.bfloat16) if leaf.ndim >= 2 and leaf.dtype == jnp.float32 else leaf

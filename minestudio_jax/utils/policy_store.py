@@ -2,13 +2,15 @@
 
 `<directory>/<version>/` holds an uncompressed Orbax PyTree checkpoint of the parameters. A version appears
 under its name only when it is complete. `<directory>/best/` is the version with the best return so far.
+
+Orbax's handlers are called without its Checkpointer, which keeps the operation under way in variables of the process:
+so versions are written and read while a checkpoint is, and by several threads at a time.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-# Orbax keeps the operation under way in variables of the process: two saves at a time take each other's temporary
-# folders. Whoever writes or reads through Orbax in this process holds this lock.
-ORBAX_LOCK = threading.Lock()
-
+_PARTIAL = ".partial"
 _REMOVED = ".removed"
 
 
@@ -38,10 +37,18 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
       The version's folder.
     """
     path = version_path(directory.absolute(), version)
+    partial = path.with_name(path.name + _PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    handler = _handler()
+    try:
+        handler.save(partial, args=ocp.args.PyTreeSave(params))
+        handler.finalize(partial)
+    finally:
+        handler.close()
     if path.exists():
         _remove(path)
-    with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=ocp.args.PyTreeSave(params))
+    partial.rename(path)
     return path
 
 
@@ -50,7 +57,8 @@ def load_version(path: Path, abstract: Any) -> Any:
 
     Args:
       path: the version's folder.
-      abstract: tree of jax.ShapeDtypeStruct; what the policy's `init` would give.
+      abstract: tree of jax.ShapeDtypeStruct; what the policy's `init` would give. Numbers that were written in another
+        type are converted.
     Raises:
       ValueError: the version does not fit the policy.
       FileNotFoundError: there is no such version, or no longer.
@@ -58,11 +66,12 @@ def load_version(path: Path, abstract: Any) -> Any:
     path = path.absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no policy version at {path}")
-    restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
+    restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), abstract)
+    handler = _handler()
     try:
-        with ORBAX_LOCK, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
+        params = handler.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
     finally:
+        handler.close()
         # Whatever reading it in part led to.
         if not path.is_dir():
             raise FileNotFoundError(f"the policy version at {path} was removed while it was read")
@@ -109,12 +118,17 @@ def remove_versions(directory: Path, keep: int) -> None:
 
 
 def remove_newer_versions(directory: Path, version: int) -> None:
-    """Deletes the versions above `version`, and what a process that was killed had only half deleted."""
+    """Deletes the versions above `version`, and what a process that was killed had only half written or deleted."""
     for newer in list_versions(directory):
         if newer > version:
             _remove(version_path(directory, newer))
-    for leftover in directory.glob(f"*{_REMOVED}"):
+    for leftover in (*directory.glob(f"*{_REMOVED}"), *directory.glob(f"*{_PARTIAL}")):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _handler() -> Any:
+    # Trained numbers are as good as random: compressing them takes longer than writing them.
+    return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 def _remove(path: Path) -> None:

@@ -40,7 +40,9 @@ def params(policy):
 
 
 def collect(policy, params, pool, rounds, batch_size=4):
-    config = Config(rollout=RolloutConfig(num_envs=pool.num_envs, inference_batch_size=batch_size, fragment_length=LENGTH))
+    config = Config(
+        rollout=RolloutConfig(num_envs=pool.num_envs, inference_batch_size=batch_size, fragment_length=LENGTH)
+    )
     fragments = []
     worker = RolloutWorker(config, 0, 0, "s", pool, policy, fragments.append)
     worker.set_policy(1, params)

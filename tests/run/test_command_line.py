@@ -41,7 +41,10 @@ def refused(*arguments, cwd, program="train"):
         (["--env.factory=no.such:thing"], ["env.factory='no.such:thing'", "no.such"]),
         (["--env.factory=thing"], ["env.factory='thing'", "package.module:function"]),
         (["--policy.factory=json:nothing"], ["policy.factory='json:nothing'", "'nothing'"]),
-        (["--rollout.num_envs=8", "--rollout.inference_batch_size=9"], ["rollout.inference_batch_size=9", "rollout.num_envs=8"]),
+        (
+            ["--rollout.num_envs=8", "--rollout.inference_batch_size=9"],
+            ["rollout.inference_batch_size=9", "rollout.num_envs=8"],
+        ),
         (["--run.ray_address=ray://head"], ["run.ray_address='ray://head'", "host:port"]),
         (['--env.options={"preset": "toy"}'], ["preset='toy'", "--env.preset"]),
         (['--env.options={"hils": 2}'], ["hils", "did you mean 'hills'"]),

@@ -7,40 +7,56 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minestudio_jax.trainer.publisher import KEPT_VERSIONS, ParamPublisher
+from minestudio_jax.trainer.publisher import KEPT_VERSIONS, ParamPublisher, Publication
 from minestudio_jax.utils import policy_store
 
-ABSTRACT = {"w": jax.ShapeDtypeStruct((4,), np.float32)}
+ABSTRACT = {"w": jax.ShapeDtypeStruct((2, 2), np.float32), "statistics": jax.ShapeDtypeStruct((2,), np.float32)}
 
 
 def params(version):
-    return {"w": jnp.full(4, version, jnp.float32)}
+    return {"w": jnp.full((2, 2), version, jnp.float32), "statistics": jnp.full(2, version, jnp.float32)}
 
 
-def test_a_version_is_told_only_when_it_is_complete_and_holds_its_parameters(tmp_path):
+def same(tree, version):
+    return all(np.all(leaf == np.float32(version)) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Makes publishers that write to `sent` and `kept`, and closes them."""
+    publishers = []
+
+    def make(on_published=lambda version, path: None, **settings):
+        publication = Publication(tmp_path / "sent", on_published, **settings)
+        publishers.append(ParamPublisher(tmp_path / "kept", publication))
+        return publishers[-1]
+
+    yield make
+    for publisher in publishers:
+        publisher.close()
+
+
+def test_a_version_is_told_only_when_it_is_complete_and_holds_its_parameters(opened):
     told = []
-    publisher = ParamPublisher(
-        tmp_path, lambda version, path: told.append((version, policy_store.load_version(path, ABSTRACT)))
-    )
+    publisher = opened(lambda version, path: told.append((version, policy_store.load_version(path, ABSTRACT))))
     publisher.publish(3, params(3))
     assert publisher.flush(30.0)
-    publisher.close()
     ((version, loaded),) = told
     assert version == 3
-    np.testing.assert_array_equal(loaded["w"], np.full(4, 3))
+    assert same(loaded, 3)
 
 
-def test_parameters_may_be_donated_as_soon_as_publish_returns(tmp_path):
+def test_parameters_may_be_donated_as_soon_as_publish_returns(opened):
     told = []
-    publisher = ParamPublisher(tmp_path, lambda version, path: told.append(policy_store.load_version(path, ABSTRACT)))
+    publisher = opened(lambda version, path: told.append(policy_store.load_version(path, ABSTRACT)))
     given = params(1)
     publisher.publish(1, given)
     given["w"].delete()
     publisher.close(30.0)
-    np.testing.assert_array_equal(told[0]["w"], np.ones(4))
+    assert same(told[0], 1)
 
 
-def test_the_learner_never_waits_and_the_newest_version_wins(tmp_path):
+def test_the_learner_never_waits_and_the_newest_version_wins(opened):
     told, blocked, go_on = [], threading.Event(), threading.Event()
 
     def slow(version, path):
@@ -48,7 +64,7 @@ def test_the_learner_never_waits_and_the_newest_version_wins(tmp_path):
         blocked.set()
         assert go_on.wait(30.0)
 
-    publisher = ParamPublisher(tmp_path, slow)
+    publisher = opened(slow)
     publisher.publish(1, params(1))
     assert blocked.wait(30.0)
     for version in range(2, 7):
@@ -56,42 +72,106 @@ def test_the_learner_never_waits_and_the_newest_version_wins(tmp_path):
     assert not publisher.flush(0.05)
     go_on.set()
     assert publisher.flush(30.0)
-    publisher.close()
     assert told == [1, 6]
 
 
-def test_only_the_newest_versions_are_kept(tmp_path):
-    publisher = ParamPublisher(tmp_path, lambda version, path: None)
+def test_only_the_newest_versions_are_there_to_be_read(opened, tmp_path):
+    publisher = opened()
     for version in range(1, 7):
         publisher.publish(version, params(version))
         assert publisher.flush(30.0)
-    publisher.close()
-    assert policy_store.list_versions(tmp_path) == [4, 5, 6]
+    assert policy_store.list_versions(tmp_path / "sent") == [4, 5, 6]
     assert KEPT_VERSIONS == 3
 
 
-def test_a_failure_to_write_is_told_to_the_learner(tmp_path):
-    (tmp_path / "versions").write_text("in the way")
-    publisher = ParamPublisher(tmp_path / "versions", lambda version, path: None)
+def test_the_run_keeps_the_first_version_and_those_it_asks_for(opened, tmp_path):
+    publisher = opened()
+    publisher.keep()  # before there is one
+    for version in range(1, 10):
+        publisher.publish(version, params(version))
+        if version % 2 == 0:
+            publisher.keep()
+        assert publisher.flush(30.0)
+        if version == 3:
+            assert policy_store.list_versions(tmp_path / "kept") == [1, 2]
+    assert policy_store.list_versions(tmp_path / "kept") == [4, 6, 8]
+    assert same(policy_store.load_version(policy_store.version_path(tmp_path / "kept", 8), ABSTRACT), 8)
+
+
+def test_a_publisher_to_which_nobody_listens_only_keeps(tmp_path):
+    publisher = ParamPublisher(tmp_path / "kept", None)
+    for version in range(1, 4):
+        publisher.publish(version, params(version))
+    publisher.keep()
+    assert publisher.flush(30.0)
+    publisher.close()
+    assert policy_store.list_versions(tmp_path / "kept")[-1] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_in_bfloat16_matrices_are_rounded_on_their_way_and_whole_where_they_are_kept(opened, tmp_path):
+    told = []
+    publisher = opened(lambda version, path: told.append(path), dtype="bfloat16")
+    value = 1.0 + 2.0**-12  # has no place in bfloat16's 8 bits
+    publisher.publish(1, {"w": jnp.full((2, 2), value), "statistics": jnp.full(2, value)})
+    publisher.keep_as_best()
+    assert publisher.flush(30.0)
+    sent = policy_store.load_version(told[0], ABSTRACT)
+    assert sent["w"].dtype == np.float32
+    assert same(sent["w"], 1.0)
+    assert same(sent["statistics"], value)
+    for path in (policy_store.version_path(tmp_path / "kept", 1), policy_store.best_path(tmp_path / "kept")):
+        assert same(policy_store.load_version(path, ABSTRACT), value)
+
+
+def test_a_failure_to_write_is_told_to_the_learner(opened, tmp_path):
+    (tmp_path / "sent").write_text("in the way")
+    publisher = opened()
     publisher.publish(1, params(1))
     with pytest.raises(RuntimeError, match="disk full or read-only"):
         publisher.flush(30.0)
-    with pytest.raises(RuntimeError, match=str(tmp_path / "versions")):
+    with pytest.raises(RuntimeError, match=str(tmp_path / "sent")):
         publisher.publish(2, params(2))
-    publisher.close()
 
 
-def test_the_best_version_outlives_its_number(tmp_path):
-    publisher = ParamPublisher(tmp_path, lambda version, path: None)
-    for version in range(1, 3 + KEPT_VERSIONS):
+def test_where_memory_fails_versions_go_through_the_run_directory(opened, tmp_path, caplog):
+    told = []
+    publisher = opened(lambda version, path: told.append(path), fallback=tmp_path / "instead")
+    publisher.publish(1, params(1))
+    assert publisher.flush(30.0)
+    policy_store.remove_versions(tmp_path / "sent", keep=0)
+    (tmp_path / "sent").rmdir()
+    (tmp_path / "sent").write_text("in the way")
+    for version in (2, 3):
         publisher.publish(version, params(version))
-        if version == 2:
-            publisher.keep_as_best()
         assert publisher.flush(30.0)
-    publisher.close()
-    assert policy_store.list_versions(tmp_path) == list(range(3, 3 + KEPT_VERSIONS))
-    found = policy_store.load_version(policy_store.best_path(tmp_path), ABSTRACT)
-    np.testing.assert_array_equal(found["w"], np.full(4, 2))
-    policy_store.keep_as_best(tmp_path, 4)
-    found = policy_store.load_version(policy_store.best_path(tmp_path), ABSTRACT)
-    np.testing.assert_array_equal(found["w"], np.full(4, 4))
+    assert [path.parent.name for path in told] == ["sent", "instead", "instead"]
+    assert same(policy_store.load_version(told[-1], ABSTRACT), 3)
+    assert caplog.text.count("cannot be written: policy versions go through") == 1
+
+
+def test_the_best_version_is_the_one_that_was_newest_when_it_was_said_and_outlives_its_number(opened, tmp_path):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait_at_two(version, path):
+        if version == 2:
+            reached.set()
+            assert go_on.wait(30.0)
+
+    publisher = opened(wait_at_two)
+    publisher.publish(1, params(1))
+    assert publisher.flush(30.0)
+    publisher.publish(2, params(2))
+    publisher.keep_as_best()
+    assert reached.wait(30.0)
+    publisher.publish(3, params(3))  # before the other was written
+    go_on.set()
+    for version in range(4, 4 + KEPT_VERSIONS):
+        publisher.publish(version, params(version))
+        publisher.keep()
+        assert publisher.flush(30.0)
+    kept = tmp_path / "kept"
+    assert policy_store.list_versions(kept) == list(range(4, 4 + KEPT_VERSIONS))
+    assert same(policy_store.load_version(policy_store.best_path(kept), ABSTRACT), 2)
+    policy_store.keep_as_best(kept, 4)
+    assert same(policy_store.load_version(policy_store.best_path(kept), ABSTRACT), 4)

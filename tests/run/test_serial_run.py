@@ -1,0 +1,52 @@
+"""Everything in one process and thread: the same run as with Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.run.programs import TINY, Program, metrics
+
+SAME = ("--trainer.num_iterations=4", "--trainer.prefetch_iterations=0", "--trainer.vf_warmup=1")
+TIMES = ("time/", "speed/", "rollout/", "wall_time_s", "lag/", "logger/")
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("serial") / "run"
+    program = Program("train", *TINY, *SAME, "--rollout.mode=serial", f"--run.dir={run_dir}")
+    code = program.wait()
+    return program, code, run_dir
+
+
+def test_one_process_learns_and_nothing_is_left(serial):
+    program, code, run_dir = serial
+    assert code == 0, program.stdout + program.stderr
+    program.assert_nothing_left()
+    assert [record["iteration"] for record in metrics(run_dir)] == [1, 2, 3, 4]
+    assert not (run_dir / "published").exists()
+
+
+def test_a_ray_worker_that_waits_its_turn_gives_the_same_run(serial, tmp_path):
+    """D-59: every number of learning and every episode, to the last bit."""
+    *_, run_dir = serial
+    program = Program("train", *TINY, *SAME, "--rollout.synchronous", f"--run.dir={tmp_path / 'run'}")
+    assert program.wait() == 0, program.stdout + program.stderr
+
+    def learning(folder):
+        return [{k: v for k, v in r.items() if not k.startswith(TIMES)} for r in metrics(folder)]
+
+    assert learning(run_dir) == learning(tmp_path / "run")
+    assert (run_dir / "episodes.jsonl").read_text() == (tmp_path / "run" / "episodes.jsonl").read_text()
+
+
+def test_what_has_no_effect_is_refused(tmp_path):
+    for arguments, words in (
+        (
+            ("--rollout.num_rollout_workers=2",),
+            "rollout.num_rollout_workers=2 has no effect with rollout.mode='serial'",
+        ),
+        (("--rollout.synchronous",), "rollout.synchronous has no effect with rollout.mode='serial'"),
+    ):
+        program = Program("train", *TINY, *arguments, "--rollout.mode=serial", f"--run.dir={tmp_path / 'run'}")
+        assert program.wait(60) == 2
+        assert words in program.stderr
