@@ -144,8 +144,8 @@ class PolicyConfig:
 class RolloutConfig:
     mode: str = _setting(
         "ray",
-        "ray: rollout workers play in processes of their own; device: the learner plays the embedded world itself, on its "
-        "own devices; serial: one worker in the learner's process and thread, for debugging.",
+        "ray: rollout workers play in processes of their own; device: the learner plays the embedded world itself, on "
+        "its own devices; serial: one worker in the learner's process and thread, for debugging.",
         choices=("ray", "device", "serial"),
     )
     num_rollout_workers: int = _setting(1, "Rollout worker actors.", lower=1)

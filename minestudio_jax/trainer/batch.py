@@ -14,6 +14,7 @@ import numpy as np
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.trainer.staging import StagingMemory
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +51,9 @@ def in_runs(fragments: Iterable[SampleFragment]) -> list[SampleFragment]:
 
 
 def stack_fragments(
-    fragments: Sequence[SampleFragment], task_weights: Mapping[str, float] = MappingProxyType({})
+    fragments: Sequence[SampleFragment],
+    task_weights: Mapping[str, float] = MappingProxyType({}),
+    memory: StagingMemory | None = None,
 ) -> FragmentBatch:
     """Stacks fragments; NumPy arrays.
 
@@ -60,14 +63,16 @@ def stack_fragments(
     Args:
       fragments: N of them, all of the same T and spec, `in_runs`.
       task_weights: task -> weight; 1 for others.
+      memory: that the arrays are made in; None: in memory of their own.
     """
+    memory = memory or StagingMemory()
     length = fragments[0].length
     metadata = [f.metadata for f in fragments]
     continues = [a.continued_by(b, length) for a, b in itertools.pairwise(metadata)] + [False]
     valid = np.array([m.valid_steps for m in metadata])
 
     def stack(*leaves: np.ndarray) -> np.ndarray:
-        return np.stack(leaves)
+        return np.stack(leaves, out=memory.empty((len(leaves), *leaves[0].shape), leaves[0].dtype))
 
     columns = {
         name: jax.tree.map(stack, *[getattr(f, name) for f in fragments])

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.trainer.batch import FragmentBatch, in_runs, stack_fragments
 from minestudio_jax.trainer.device_rollout import Ended
+from minestudio_jax.trainer.staging import StagingMemory
 
 # Called with (timeout_s, ahead); gives an iteration's fragments, or None if there were not enough within `timeout_s`
 # seconds. `ahead` iterations will have been finished before these fragments' one begins, those under way included.
@@ -60,9 +61,8 @@ class FragmentLoader:
         task_weights: Mapping[str, float],
         auxiliary_data: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        self._task_weights, self._auxiliary_data = task_weights, auxiliary_data
         self._source = source
-        self._sharding = sharding
+        self._load = _Load(sharding, task_weights, auxiliary_data)
         self._wanted = threading.Semaphore(ahead)
         self._asked = False
         self._fetched = 0  # batches, counted by the loader's thread
@@ -112,7 +112,7 @@ class FragmentLoader:
                 if fragments is None:
                     return
                 self._fetched += 1
-                self._ready.put(_loaded(fragments, self._sharding, self._task_weights, self._auxiliary_data()))
+                self._ready.put(self._load(fragments))
             except BaseException as error:  # handed to the consumer, who raises it
                 self._ready.put(error)
                 return
@@ -132,30 +132,35 @@ class DirectLoader:
         task_weights: Mapping[str, float],
         auxiliary_data: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        self._source, self._sharding = source, sharding
-        self._task_weights, self._auxiliary_data = task_weights, auxiliary_data
+        self._source = source
+        self._load = _Load(sharding, task_weights, auxiliary_data)
 
     def next(self, timeout_s: float) -> LoadedBatch | None:
         """As FragmentLoader.next."""
         fragments = self._source(timeout_s, 0)
-        if fragments is None:
-            return None
-        return _loaded(fragments, self._sharding, self._task_weights, self._auxiliary_data())
+        return None if fragments is None else self._load(fragments)
 
     def close(self) -> None:
         """There is nothing to stop."""
 
 
-def _loaded(
-    fragments: Sequence[SampleFragment],
-    sharding: NamedSharding,
-    task_weights: Mapping[str, float],
-    auxiliary_data: Sequence[Any],
-) -> LoadedBatch:
-    fragments = in_runs(fragments)
-    return LoadedBatch(
-        batch=jax.device_put(stack_fragments(fragments, task_weights), sharding),
-        steps=sum(f.metadata.valid_steps for f in fragments),
-        auxiliary_data=auxiliary_data,
-        metadata=[f.metadata for f in fragments],
-    )
+class _Load:
+    """Makes a LoadedBatch of an iteration's fragments."""
+
+    def __init__(
+        self,
+        sharding: NamedSharding,
+        task_weights: Mapping[str, float],
+        auxiliary_data: Callable[[], Sequence[Any]],
+    ) -> None:
+        self._sharding, self._task_weights, self._auxiliary_data = sharding, task_weights, auxiliary_data
+        self._memory = StagingMemory()
+
+    def __call__(self, fragments: Sequence[SampleFragment]) -> LoadedBatch:
+        fragments = in_runs(fragments)
+        return LoadedBatch(
+            batch=jax.device_put(stack_fragments(fragments, self._task_weights, self._memory), self._sharding),
+            steps=sum(f.metadata.valid_steps for f in fragments),
+            auxiliary_data=self._auxiliary_data(),
+            metadata=[f.metadata for f in fragments],
+        )
