@@ -48,17 +48,25 @@ def end_of(seed: int, episode: int) -> tuple[int, str]:
 
 
 class SignedEnv:
-    """Args: index, seed; step_s; fault_dir: in which file `<index>` holds what is to go wrong in the next step."""
+    """Misbehaves when it is told to.
 
-    def __init__(self, index: int, seed: int, step_s: float, fault_dir: str) -> None:
-        self.spec = EnvironmentSpec({"image": ArraySpec((SIZE, SIZE, 3), "uint8")}, {"choice": 4})
+    Args:
+      step_s: seconds a step takes.
+      fault_dir: in which file `<index>` holds what is to go wrong in the next step.
+      padding: bytes that every observation has besides.
+    """
+
+    def __init__(self, index: int, seed: int, step_s: float, fault_dir: str, padding: int = 0) -> None:
+        observation = {"image": ArraySpec((SIZE, SIZE, 3), "uint8"), "padding": ArraySpec((padding,), "uint8")}
+        self.spec = EnvironmentSpec(observation, {"choice": 4})
+        self._padding = np.zeros(padding, np.uint8)
         self._seed, self._step_s, self._fault = seed, step_s, Path(fault_dir) / str(index)
         self._episode = -1
 
     def reset(self, seed=None):
         self._episode += 1
         self._step = 0
-        return {"image": image_of(self._seed, self._episode, 0)}, {}
+        return self._observation(image_of(self._seed, self._episode, 0)), {}
 
     def step(self, action):
         time.sleep(self._step_s)
@@ -81,10 +89,13 @@ class SignedEnv:
             if fault == "error":
                 info["error"] = "connection timed out"
         ended = self._step == length
-        return {"image": image}, reward, ended and kind == "terminated", ended and kind == "truncated", info
+        return self._observation(image), reward, ended and kind == "terminated", ended and kind == "truncated", info
 
     def close(self):
         pass
+
+    def _observation(self, image):
+        return {"image": image, "padding": self._padding}
 
 
 def make(index, seed, **options):

@@ -39,7 +39,7 @@ class Program:
     """One started program and everything that descends from it, found by a mark in its environment.
 
     Args:
-      name: of the module in the package.
+      name: of the module, in the package if it has no dot.
       *arguments: of the command line.
       cwd: directory it is started in.
     """
@@ -48,7 +48,7 @@ class Program:
         self._mark = f"{MARKER}={uuid.uuid4().hex}"
         key, value = self._mark.split("=")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"minestudio_jax.{name}", *arguments],
+            [sys.executable, "-m", name if "." in name else f"minestudio_jax.{name}", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

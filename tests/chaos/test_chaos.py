@@ -1,0 +1,226 @@
+"""While training runs, everything that can die dies: it never stops, and what it learns from is what happened.
+
+One run with eight environments in two workers, whose logger takes five seconds a record, goes through all of it. The
+program checks every fragment before it trains on it (`verified_train`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rollout.processes import is_alive, wait_until
+from tests.run.programs import Program, metrics, wait_for_iteration
+
+pytestmark = pytest.mark.timeout(200)
+
+ENVS, STEP_S = 8, 0.01
+RECOVERY_S = 20.0  # in which ten more iterations must have been made, whatever happened
+SHORT = (
+    "--env.factory=tests.chaos.signed_env:make",
+    "--env.start_deadline_s=30",
+    "--env.reset_deadline_s=2",
+    "--env.step_deadline_s=2",
+    "--env.max_failures_per_hour=1000",
+    "--policy.channels=4",
+    "--policy.hidden_size=16",
+    "--rollout.fragment_length=16",
+    "--trainer.context_length=16",
+    "--trainer.batch_size_per_device=4",
+    "--trainer.batches_per_iteration=2",
+    "--trainer.save_interval=1000",
+    "--trainer.num_iterations=1000000",
+    "--logger.heartbeat_s=1",
+)
+
+
+class Chaos:
+    """The run, and the means to do it harm."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir, self._faults = folder / "run", folder / "faults"
+        self._faults.mkdir()
+        self.program = Program(
+            "tests.chaos.verified_train",
+            f"--run.dir={self.run_dir}",
+            f'--env.options={{"step_s": {STEP_S}, "fault_dir": "{self._faults}"}}',
+            *SHORT,
+            "--rollout.num_rollout_workers=2",
+            "--rollout.num_envs=4",
+            "--rollout.inference_batch_size=4",
+            "--logger.sinks=tests.chaos.slow_sink:make",
+        )
+        wait_for_iteration(self.program, self.run_dir, 3)
+
+    @property
+    def iteration(self) -> int:
+        return int(metrics(self.run_dir)[-1]["iteration"])
+
+    def processes(self, words: str) -> list[int]:
+        """Those of the run whose command line has the words."""
+        return sorted(pid for pid, command in self.program.alive().items() if words in command)
+
+    def environments(self) -> list[int]:
+        """One process each: the leaders of their groups."""
+        return [pid for pid in self.processes("envs/host.py") if os.getpgid(pid) == pid]
+
+    def fault(self, index: int, what: str) -> None:
+        """Lets environment `index` do something wrong in its next step."""
+        partial = self._faults / f"{index}.partial"
+        partial.write_text(what)
+        partial.rename(self._faults / str(index))
+
+    def faults_left(self) -> int:
+        return len(list(self._faults.iterdir()))
+
+    def total(self, name: str) -> float:
+        """Sum over the iterations of a metric that counts since the last one."""
+        return sum(record.get(name) or 0 for record in metrics(self.run_dir))
+
+    def goes_on(self, iterations: int = 10, within_s: float = RECOVERY_S) -> bool:
+        target = self.iteration + iterations
+        return wait_until(lambda: self.program.process.poll() is not None or self.iteration >= target, within_s) and (
+            self.program.process.poll() is None
+        )
+
+
+@pytest.fixture(scope="module")
+def chaos(tmp_path_factory) -> Iterator[Chaos]:
+    run = Chaos(tmp_path_factory.mktemp("chaos"))
+    yield run
+    if run.program.process.poll() is None:
+        run.program.kill()
+
+
+def test_environments_that_are_killed_are_started_again(chaos):
+    """D-37."""
+    victims = chaos.environments()
+    assert len(victims) == ENVS
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+    assert chaos.goes_on()
+    assert wait_until(lambda: len(chaos.environments()) == ENVS, RECOVERY_S)
+    assert not set(chaos.environments()) & set(victims)
+    assert chaos.total("rollout/env_failures/death") >= ENVS
+
+
+def test_environments_that_hang_are_found_out(chaos):
+    """D-37: stopped processes, which cannot even be asked to end."""
+    victims = chaos.environments()
+    for pid in victims:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+    assert wait_until(lambda: not any(map(is_alive, victims)), RECOVERY_S)
+    assert chaos.goes_on()
+    assert wait_until(lambda: len(chaos.environments()) == ENVS, RECOVERY_S)
+    assert chaos.total("rollout/env_failures/hang") >= ENVS
+
+
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [("nan", "garbage"), ("shape", "garbage"), ("exception", "exception"), ("error", "error_info"), ("exit", "death")],
+)
+def test_steps_that_are_none_cost_only_themselves(chaos, what, cause):
+    """D-13."""
+    before = chaos.total(f"rollout/env_failures/{cause}")
+    for index in (1, 6):
+        chaos.fault(index, what)
+    assert wait_until(lambda: chaos.faults_left() == 0, RECOVERY_S), "the environments have not come to it"
+    assert chaos.goes_on(5)
+    assert wait_until(lambda: chaos.total(f"rollout/env_failures/{cause}") >= before + 2, RECOVERY_S)
+
+
+def test_a_rollout_worker_that_is_killed_is_replaced_with_its_environments(chaos):
+    """D-39."""
+    victim = chaos.processes("ray::RolloutActor")[0]
+    its_environments = [pid for pid in chaos.environments() if _parent(pid) == victim]
+    assert its_environments
+    os.kill(victim, signal.SIGKILL)
+    assert chaos.goes_on()
+    assert wait_until(lambda: not any(map(is_alive, its_environments)), RECOVERY_S), "orphans"
+    assert wait_until(lambda: len(chaos.environments()) == ENVS, 2 * RECOVERY_S)
+    assert metrics(chaos.run_dir)[-1]["rollout/worker_restarts"] == 1
+
+
+def test_a_rollout_worker_that_hangs_is_replaced(chaos):
+    (victim, *_) = chaos.processes("ray::RolloutActor")
+    os.kill(victim, signal.SIGSTOP)
+    assert chaos.goes_on()
+    assert wait_until(lambda: not is_alive(victim), 2 * RECOVERY_S)
+    assert wait_until(lambda: metrics(chaos.run_dir)[-1]["rollout/worker_restarts"] == 2, RECOVERY_S)
+
+
+def test_a_replay_buffer_that_is_killed_is_replaced(chaos):
+    (victim,) = chaos.processes("ray::ReplayBufferActor")
+    os.kill(victim, signal.SIGKILL)
+    assert chaos.goes_on()
+    assert chaos.processes("ray::ReplayBufferActor") != [victim]
+
+
+def test_a_logger_that_sleeps_loses_records_and_nothing_else(chaos):
+    """D-46: it would have been done with one iteration in five seconds."""
+    records = metrics(chaos.run_dir)
+    assert records[-1]["logger/dropped_records"] > 0
+    assert [r["iteration"] for r in records] == list(range(1, len(records) + 1)), "the file has every one"
+
+
+def test_everything_that_was_learnt_from_happened_and_is_accounted_for(chaos):
+    lines = (chaos.run_dir / "verified").read_text().splitlines()
+    assert [line for line in lines if not line.endswith(" ")] == []
+    assert len(lines) >= chaos.iteration
+    for record in metrics(chaos.run_dir):
+        fate = sum(record[f"replay/{kind}_fragments"] for kind in ("trained", "expired", "dropped", "held"))
+        assert fate == record["replay/inserted_fragments"]
+        assert record["replay/lost_fragments"] <= record["replay/dropped_fragments"]
+
+
+def test_the_end_is_orderly_and_leaves_nothing(chaos):
+    """D-05, D-07, D-67; last of all."""
+    memory = set(os.listdir("/dev/shm"))
+    chaos.program.process.send_signal(signal.SIGTERM)
+    assert chaos.program.wait(60) == 0, chaos.program.stdout + chaos.program.stderr
+    chaos.program.assert_nothing_left()
+    mine = [name for name in os.listdir("/dev/shm") if name in memory and "minestudio" in name]
+    assert mine == []
+    assert not (chaos.run_dir / "published").exists()
+
+
+def test_a_full_object_store_stops_nothing(tmp_path):
+    """The buffer may hold several times what Ray's object store can; Ray moves the rest to the disk."""
+    run_dir, faults = tmp_path / "run", tmp_path / "faults"
+    faults.mkdir()
+    program = Program(
+        "tests.chaos.verified_train",
+        f"--run.dir={run_dir}",
+        f'--env.options={{"step_s": 0.0, "fault_dir": "{faults}", "padding": 100000}}',
+        *SHORT,
+        "--rollout.num_envs=4",
+        "--rollout.inference_batch_size=4",
+        "--run.object_store_gib=0.08",
+        "--replay.max_chunks=256",
+        "--replay.sampling=uniform",
+        "--replay.max_staleness=1000",
+        "--replay.when_full=drop_oldest",
+    )
+    try:
+        wait_for_iteration(program, run_dir, 3)
+        assert wait_until(lambda: metrics(run_dir)[-1]["replay/held_bytes"] > 2 * 0.08 * 2**30, 90)
+        last = metrics(run_dir)[-1]["iteration"]
+        assert wait_until(lambda: metrics(run_dir)[-1]["iteration"] > last + 5, RECOVERY_S)
+        program.process.send_signal(signal.SIGTERM)
+        assert program.wait(60) == 0, program.stdout + program.stderr
+        program.assert_nothing_left()
+    finally:
+        if program.process.poll() is None:
+            program.kill()
+    assert all(line.endswith(" ") for line in (run_dir / "verified").read_text().splitlines())
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
