@@ -55,7 +55,7 @@ class RolloutActor:
         self._load_lock = threading.Lock()
         self._loaded_version = -1
         try:
-            self._pool = make_pool(config, worker_id, worker_life, log_dir)
+            self._pool = make_pool(config, worker_id, worker_life, log_dir, session_id)
             policy = make_policy(config, self._pool.spec)
             self._abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
             self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
