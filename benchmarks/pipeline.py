@@ -40,7 +40,7 @@ from minestudio_jax.run.command_line import parse
 
 seconds, arguments = float(sys.argv[1]), ["bare", *sys.argv[2:]]
 config = parse(arguments)
-pool = make_pool(config, 0, 0, pathlib.Path(tempfile.mkdtemp()))
+pool = make_pool(config, 0, 0, pathlib.Path(tempfile.mkdtemp()), "bare")
 policy = make_policy(config, pool.spec)
 inference = Inference(policy, pool.num_envs, config.rollout.inference_batch_size, 0)
 params = inference.prepared(jax.jit(policy.init)(jax.random.key(0)))

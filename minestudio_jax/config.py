@@ -34,9 +34,10 @@ def _setting(
     lower: float | None = None,
     upper: float | None = None,
     choices: Sequence[str] | None = None,
+    empty: bool = False,
 ) -> Any:
-    """A dataclass field with what its flag and its validation need; bounds are inclusive."""
-    metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices}
+    """A dataclass field with what its flag and its validation need; bounds are inclusive, `empty` is for sequences."""
+    metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices, "empty": empty}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -102,6 +103,34 @@ class EnvConfig:
     step_deadline_s: float = _setting(60.0, "Seconds a step may take.", lower=0.1)
     max_failures_per_hour: int = _setting(
         60, "Environment failures per hour and worker after which the run stops with the log.", lower=0
+    )
+    max_concurrent_starts: int = _setting(
+        4,
+        "Environments that may start at the same time on one host, over all its rollout workers, from the start of the "
+        "process to its first observation; 0: no limit.",
+        lower=0,
+    )
+    recycle_after_s: float = _setting(
+        0.0,
+        "An environment process this many seconds old is replaced by a new one when its episode ends; 0: never.",
+        lower=0,
+    )
+    recycle_after_steps: int = _setting(0, "The same after this many steps; 0: never.", lower=0)
+    recycle_above_mib: int = _setting(
+        0,
+        "The same when the process and all it has started hold more than this many MiB of memory; 0: never.",
+        lower=0,
+    )
+    resize: tuple[int, ...] = _setting(
+        (),
+        "Height and width to which an environment's own process resizes its image, as VPT does it, such as 128,128. "
+        "Empty: the image as it is.",
+        lower=1,
+        upper=4096,
+        empty=True,
+    )
+    log_max_mib: int = _setting(
+        16, "Size, MiB, at which the log of an environment becomes its older log, and a new one begins.", lower=1
     )
 
 
@@ -445,6 +474,20 @@ def _task_faults(config: Config) -> list[str]:
     return faults
 
 
+def _process_faults(env: EnvConfig) -> list[str]:
+    """Settings of environments in processes of their own that are wrong, or given without such environments."""
+    faults = []
+    if env.resize and len(env.resize) != 2:
+        faults.append(f"env.resize={','.join(map(str, env.resize))} is not a height and a width, such as 128,128")
+    names = ("python", "max_concurrent_starts", "recycle_after_s", "recycle_after_steps", "recycle_above_mib", "resize")
+    for name in (*names, "log_max_mib") if not env.factory else ():
+        value = getattr(env, name)
+        if value != getattr(EnvConfig(), name):
+            remedy = "set env.height and env.width" if name == "resize" else "remove it or set env.factory"
+            faults.append(f"env.{name}={value!r} has no effect on the embedded world: {remedy}")
+    return faults
+
+
 def _policy_faults(policy: PolicyConfig) -> list[str]:
     """Settings of one network that are given for another."""
     faults = []
@@ -593,8 +636,7 @@ def validate(config: Config) -> None:
         faults.append(
             f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"
         )
-    if env.python and not env.factory:
-        faults.append(f"env.python={env.python!r} has no effect on the embedded world: remove it or set env.factory")
+    faults.extend(_process_faults(env))
     if faults:
         raise ConfigError("; ".join(faults))
 
@@ -608,7 +650,7 @@ def _field_faults(name: str, value: Any, metadata: Any) -> list[str]:
             faults.append(f"{name}={value} is below its least value {metadata['lower']}")
         if metadata["upper"] is not None and not number <= metadata["upper"]:
             faults.append(f"{name}={value} is above its greatest value {metadata['upper']}")
-    if isinstance(value, tuple) and not value:
+    if isinstance(value, tuple) and not value and not metadata["empty"]:
         faults.append(f"{name} is empty: give at least one number, such as 16,32,32")
     return faults
 

@@ -27,21 +27,29 @@ class ScriptedEnv:
       fault_index: the environment that misbehaves.
       fault_once: path; the fault strikes only while there is no such file, and makes it.
       child: start a process, "group" in this process group or "session" in its own one, as simulators do.
+      diary: path of a file to which "<what> <index> <time>" is appended at "begin", "ready" (first reset) and "end".
+      ballast_mib: memory that the child process holds.
+      chatter: lines printed a step.
+      close_s, start_s: seconds that close and the constructor take.
     """
 
     def __init__(
         self, index, seed, episode_length=3, end="terminated", step_s=0.0, fault="", fault_in="step", fault_step=2,
-        fault_episode=0, fault_index=0, fault_once="", child="", height=4, task="",
+        fault_episode=0, fault_index=0, fault_once="", child="", height=4, task="", diary="", ballast_mib=0,
+        chatter=0, close_s=0.0, start_s=0.0,
     ):  # fmt: skip
         self.spec = EnvironmentSpec({"image": ArraySpec((height, 4, 3), "uint8")}, {"choice": 4})
         self._index, self._seed, self._reset_seed, self._height = index, seed, None, height
         self._episode_length, self._end, self._step_s = episode_length, end, step_s
         self._fault = fault if index == fault_index else ""
         self._fault_in, self._fault_at, self._fault_once = fault_in, (fault_episode, fault_step), fault_once
-        self._episode, self._task = -1, task
+        self._episode, self._task, self._diary, self._chatter, self._close_s = -1, task, diary, chatter, close_s
+        self._write_diary("begin")
+        time.sleep(start_s)
         self._children = []
         if child:
-            sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+            held = f"held = bytearray(b'x' * {ballast_mib << 20})"
+            sleep = [sys.executable, "-c", "import time; " + held + "; time.sleep(600)"]
             self._children.append(subprocess.Popen(sleep, start_new_session=child == "session"))
         print(f"environment {index} speaks", flush=True)
         if self._fault_in == "start":
@@ -50,6 +58,8 @@ class ScriptedEnv:
     def reset(self, seed=None):
         self._episode += 1
         self._step = 0
+        if self._episode == 0:
+            self._write_diary("ready")
         if seed is not None:
             self._reset_seed = seed
         if self._fault_in == "reset" and self._fault_at[0] == self._episode:
@@ -58,8 +68,11 @@ class ScriptedEnv:
 
     def step(self, action):
         time.sleep(self._step_s)
+        for line in range(self._chatter):
+            print(f"line {line} of step {self._step}", flush=True)
         self._step += 1
         obs, reward = self._observation(), float(100 * self._index + 10 * self._episode + self._step)
+        wrong = {}
         if self._fault_in == "step" and self._fault_at == (self._episode, self._step):
             wrong = self._misbehave()
             if wrong == "four":
@@ -75,11 +88,23 @@ class ScriptedEnv:
             "pov": obs["image"],
             "pid": os.getpid(),
             "children": [child.pid for child in self._children],
+            "python": list(sys.version_info[:2]),
+            "numpy": np.__version__,
+            "cpus": sorted(os.sched_getaffinity(0)),
         }
+        if wrong.get("error"):
+            info["error"] = wrong["error"]
         return obs, reward, ended and self._end == "terminated", ended and self._end == "truncated", info
 
     def close(self):
+        time.sleep(self._close_s)
         print("closed in good order", flush=True)
+        self._write_diary("end")
+
+    def _write_diary(self, what):
+        if self._diary:
+            with open(self._diary, "a") as diary:
+                diary.write(f"{what} {self._index} {time.monotonic()}\n")
 
     def _observation(self):
         image = np.empty((self._height, 4, 3), np.uint8)
@@ -109,6 +134,7 @@ class ScriptedEnv:
             "dtype": {"image": np.zeros((4, 4, 3), np.float32)},
             "nan": {"reward": float("nan")},
             "four": "four",
+            "error": {"error": "java.net.SocketException"},
         }.get(self._fault, {})
 
 
@@ -118,6 +144,26 @@ def make(index, seed, **options):
 
 def make_of_different_sizes(index, seed):
     return ScriptedEnv(index, seed, height=4 + index)
+
+
+class LargeEnv(ScriptedEnv):
+    """The same with images of MineRL's size, in which every pixel differs; [0, 0] and so on as above."""
+
+    def __init__(self, index, seed, **options):
+        ScriptedEnv.__init__(self, index, seed, **options)
+        self.spec = EnvironmentSpec({"image": ArraySpec((360, 640, 3), "uint8")}, {"choice": 4})
+
+    def _observation(self):
+        return {"image": large_image(self._index, self._episode, self._step)}
+
+
+def large_image(index, episode, step):
+    rows, columns, channels = np.ogrid[:360, :640, :3]
+    return (rows * 7 + columns * 3 + channels * 50 + index + 11 * episode + 29 * step).astype(np.uint8)
+
+
+def make_large(index, seed, **options):
+    return LargeEnv(index, seed, **options)
 
 
 def make_without_spec(index, seed):

@@ -15,10 +15,12 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
+import time
 import traceback
-from typing import Any
+from typing import Any, Dict, Optional
 
 import numpy as np
 
@@ -45,20 +47,48 @@ def _make_package_importable() -> None:
 if __name__ == "__main__":
     _make_package_importable()
 
-from minestudio_jax.envs.env import Environment, EnvironmentFailure, EnvironmentSpec, Observation  # noqa: E402
+from minestudio_jax.envs.env import (  # noqa: E402
+    ArraySpec,
+    Environment,
+    EnvironmentFailure,
+    EnvironmentSpec,
+    Observation,
+)
 from minestudio_jax.envs.host_protocol import (  # noqa: E402
     CURRENT,
     FINAL,
+    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
-    MessageReader,
+    STEP_REQUEST,
     ObservationMemory,
+    ProtocolError,
+    StepOutcome,
+    StepRequests,
     pack,
+    pack_outcome,
     spec_to_json,
+    unpack,
 )
+from minestudio_jax.envs.resize import resize_bilinear  # noqa: E402
 
 
-class PermanentFailure(EnvironmentFailure):
+class HostFailure(EnvironmentFailure):
+    """A failure that the host itself found.
+
+    Attributes:
+      cause: one of the causes that `rollout/env_pool.py` lists.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class PermanentFailure(HostFailure):
     """The environment cannot be built as it is configured: starting it again would be of no use."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("start", message)
 
 
 class Host:
@@ -67,66 +97,90 @@ class Host:
     Args:
       memory_fd: shared memory, still empty.
       request: the `start` message.
+    Attributes:
+      spec: of what the parent sees, images resized.
     Raises:
       PermanentFailure: the factory cannot be imported, or what it builds declares no usable spec.
       Exception: whatever the factory raises.
     """
 
-    def __init__(self, memory_fd: int, request: dict[str, Any]) -> None:
+    def __init__(self, memory_fd: int, request: Dict[str, Any]) -> None:
         if request["protocol"] != PROTOCOL_VERSION:
             raise PermanentFailure(f"the parent speaks protocol {request['protocol']}, this is {PROTOCOL_VERSION}")
         factory = load_factory(request["factory"])
         self._env: Environment = factory(index=request["index"], seed=request["seed"], **request["options"])
-        self.spec = check_spec(getattr(self._env, "spec", None))
+        given = check_spec(getattr(self._env, "spec", None))
+        self._given = {n: (tuple(int(s) for s in a.shape), np.dtype(a.dtype)) for n, a in given.observation.items()}
+        self._names = set(self._given)
+        self._resize = request["resize"]
+        self.spec = given if self._resize is None else resized_spec(given, *self._resize)
+        self._requests = StepRequests(self.spec.action)
         try:
             self._slots = ObservationMemory(memory_fd, self.spec, allocate=True).slots
         except OSError as error:
             raise EnvironmentFailure(f"no shared memory for two observations ({error}); free memory") from error
 
-    def reset(self, request: dict[str, Any]) -> dict[str, Any]:
+    def reset(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Answers a `reset` message.
+
+        Raises:
+          HostFailure: what the environment returned breaks the contract, or reports an error.
+          Exception: whatever the environment raises.
+        """
         result = self._env.reset(seed=request["seed"])
         if not isinstance(result, tuple) or len(result) != 2:
-            raise EnvironmentFailure("reset must return (observation, info); this environment returns something else")
+            raise HostFailure(
+                "garbage", "reset must return (observation, info); this environment returns something else"
+            )
+        _refuse_error(result[1])
         self._write(CURRENT, result[0])
         return {"type": "reset"}
 
-    def step(self, request: dict[str, Any]) -> dict[str, Any]:
-        result = self._env.step({name: np.array(value, np.int32) for name, value in request["action"].items()})
+    def step(self, request: bytes) -> StepOutcome:
+        """Does a step; raises as `reset` does."""
+        result = self._env.step(self._requests.unpack(request))
         if not isinstance(result, tuple) or len(result) != 5:
-            raise EnvironmentFailure(
+            raise HostFailure(
+                "garbage",
                 "step must return (observation, reward, terminated, truncated, info); this environment returns "
-                "something else (before Gym 0.26 there were four)"
+                "something else (before Gym 0.26 there were four)",
             )
         obs, reward, terminated, truncated, info = result
+        _refuse_error(info)
         reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
         if not math.isfinite(reward):
-            raise EnvironmentFailure(f"the reward is {reward}; the environment must return a finite number")
+            raise HostFailure("garbage", f"the reward is {reward}; the environment must return a finite number")
         self._write(FINAL if terminated or truncated else CURRENT, obs)
-        return {
-            "type": "step",
-            "reward": reward,
-            "terminated": terminated,
-            "truncated": truncated,
-            "info": dict(info),
-        }
+        return StepOutcome(reward, terminated, truncated, info)
 
     def close(self) -> None:
         self._env.close()
 
     def _write(self, slot: int, obs: Observation) -> None:
-        expected = self.spec.observation
-        if set(obs) != set(expected):
-            raise EnvironmentFailure(
-                f"the observation holds {sorted(obs)}, the environment's spec declares {sorted(expected)}"
+        if set(obs) != self._names:
+            raise HostFailure(
+                "garbage",
+                f"the observation holds {sorted(obs)}, the environment's spec declares {sorted(self._names)}",
             )
-        for name, spec in expected.items():
+        places = self._slots[slot]
+        for name, (shape, dtype) in self._given.items():
             array = np.asarray(obs[name])
-            if array.shape != tuple(spec.shape) or array.dtype != np.dtype(spec.dtype):
-                raise EnvironmentFailure(
+            if array.shape != shape or array.dtype != dtype:
+                raise HostFailure(
+                    "garbage",
                     f"observation {name!r} is {array.dtype} {list(array.shape)}, the environment's spec declares "
-                    f"{np.dtype(spec.dtype)} {list(spec.shape)}"
+                    f"{dtype} {list(shape)}",
                 )
-            self._slots[slot][name][...] = array
+            if self._resize is not None and name == "image":
+                array = resize_bilinear(array, *self._resize)
+            places[name][...] = array
+
+
+def _refuse_error(info: Dict[str, Any]) -> None:
+    """MineRL tells a broken step by an `error` in its info, and invents the observation."""
+    error = info.get("error")
+    if error:
+        raise HostFailure("error_info", f"the environment reports an error in its info: {error}")
 
 
 def load_factory(path: str) -> Any:
@@ -168,45 +222,113 @@ def check_spec(spec: Any) -> EnvironmentSpec:
     return spec
 
 
+def resized_spec(spec: EnvironmentSpec, height: int, width: int) -> EnvironmentSpec:
+    """The spec with an image of another size.
+
+    Raises:
+      PermanentFailure: it has no image that could be resized.
+    """
+    image = spec.observation.get("image")
+    if image is None or np.dtype(image.dtype) != np.uint8 or len(image.shape) != 3 or not all(image.shape):
+        raise PermanentFailure(
+            f"env.resize={height},{width} needs an observation 'image', uint8 [H, W, C]; this environment's are "
+            f"{dict(spec.observation)}: leave env.resize empty"
+        )
+    resized = ArraySpec((height, width, int(image.shape[2])), "uint8")
+    return EnvironmentSpec({**spec.observation, "image": resized}, spec.action)
+
+
+class Watchdog:
+    """Leaves the stack of a hang in the log, just before the parent's deadline.
+
+    To set the alarm takes a new thread. So it is not set for every request, but only when the one that is set would
+    come too early: it comes between 85 and 90 % of the deadline after the request.
+
+    Args:
+      deadlines_s: by kind of request.
+    Attributes:
+      patience_s: after so long without a request call `rest`.
+    """
+
+    def __init__(self, deadlines_s: Dict[str, float]) -> None:
+        self._deadlines_s = deadlines_s
+        self._set_for, self._renew_at = "", 0.0
+        self.patience_s = 0.5 * min(deadlines_s.values())
+
+    def begin(self, kind: str) -> None:
+        """A request of that kind has come."""
+        now = time.monotonic()
+        if kind != self._set_for or now >= self._renew_at:
+            limit_s = self._deadlines_s[kind]
+            faulthandler.dump_traceback_later(0.9 * limit_s, file=2)
+            self._set_for, self._renew_at = kind, now + 0.05 * limit_s
+
+    def rest(self) -> None:
+        """Takes the alarm away until the next request."""
+        faulthandler.cancel_dump_traceback_later()
+        self._set_for = ""
+
+
 def serve(control: socket.socket, memory_fd: int) -> None:
     """Answers requests until the parent says `close` or goes away, or the environment fails."""
-    reader, host, deadlines_s = MessageReader(), None, {}
+    host: Optional[Host] = None
+    watchdog: Optional[Watchdog] = None
     try:
         while True:
-            request = reader.next()
-            if request is None:
-                data = control.recv(65536)
-                if not data:
-                    return
-                reader.feed(data)
-                continue
-            kind = request["type"]
-            if kind == "close":
-                return
-            if kind == "start":
-                deadlines_s = request["deadlines_s"]
-            # A hang leaves the stack it hangs in in the log, just before the parent's deadline.
-            faulthandler.dump_traceback_later(0.9 * deadlines_s[kind], file=2)
             try:
-                if kind == "start":
-                    host = Host(memory_fd, request)
-                    reply = {"type": "started", "spec": spec_to_json(host.spec)}
+                data = control.recv(MAX_MESSAGE_BYTES)
+            except BlockingIOError:
+                if watchdog is not None:
+                    watchdog.rest()
+                continue
+            if not data:
+                return
+            try:
+                if data[0] == STEP_REQUEST and host is not None and watchdog is not None:
+                    watchdog.begin("step")
+                    answer = pack_outcome(host.step(data))
                 else:
-                    assert host is not None, f"{kind!r} before 'start'"
-                    reply = host.reset(request) if kind == "reset" else host.step(request)
-                answer = pack(reply)
+                    request = unpack(data)
+                    kind = request["type"]
+                    if kind == "close":
+                        return
+                    if kind == "start":
+                        watchdog = Watchdog(request["deadlines_s"])
+                        watchdog.begin(kind)
+                        _set_receive_timeout(control, watchdog.patience_s)
+                        host = Host(memory_fd, request)
+                        answer = pack({"type": "started", "spec": spec_to_json(host.spec)})
+                    elif kind == "reset" and host is not None and watchdog is not None:
+                        watchdog.begin(kind)
+                        answer = pack(host.reset(request))
+                    else:
+                        raise ProtocolError(f"{kind!r} cannot be asked now")
             except Exception as error:
                 traceback.print_exc()
-                message = str(error) if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}"
-                permanent = isinstance(error, PermanentFailure)
-                control.sendall(pack({"type": "failed", "message": message[:4096], "permanent": permanent}))
+                control.sendall(pack(failed_message(error)))
                 return
-            finally:
-                faulthandler.cancel_dump_traceback_later()
             control.sendall(answer)
     finally:
+        if watchdog is not None:
+            watchdog.rest()
         if host is not None:
             host.close()
+
+
+def _set_receive_timeout(control: socket.socket, timeout_s: float) -> None:
+    """The kernel's own: it costs no system call, as Python's would, and leaves the sending side as it is."""
+    seconds, fraction = divmod(timeout_s, 1.0)
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(fraction * 1e6) or 1))
+
+
+def failed_message(error: Exception) -> Dict[str, Any]:
+    """What the parent is told of an error."""
+    return {
+        "type": "failed",
+        "cause": error.cause if isinstance(error, HostFailure) else "exception",
+        "message": (str(error) if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}")[:4096],
+        "permanent": isinstance(error, PermanentFailure),
+    }
 
 
 def die_with_parent(control: socket.socket) -> None:

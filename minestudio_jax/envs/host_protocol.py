@@ -1,43 +1,52 @@
-"""What an environment's process and its parent say to each other, version 1.
+"""What an environment's process and its parent say to each other, version 2.
 
 Simulator side: NumPy and the standard library only, Python 3.8 syntax; both ends run this code, possibly under
 different interpreters.
 
-Messages go over a stream socket: four bytes, the length as an unsigned big-endian integer, then that many bytes of
-UTF-8 JSON, an object whose `type` says what it is. Nothing is pickled. The parent asks, the process answers each
-request with one message:
+Messages are the packets of a SOCK_SEQPACKET socket, at most MAX_MESSAGE_BYTES each. Nothing is pickled. The parent
+asks, the process answers each request with one message; it never speaks unasked. A message's first byte is its kind:
 
-    {"type": "start", "protocol": 1, "factory": "package.module:function", "index": 0, "seed": 1, "options": {},
-     "deadlines_s": {"start": 300, "reset": 240, "step": 60}}
+    "S"  request of a step: one little-endian int32 for each action component, in the order of their sorted names
+    "A"  answer to it: the reward, a little-endian float64; one byte of flags, 1 terminated, 2 truncated; and, if this
+         step ended the episode and the environment had something to say, its info, a JSON object in UTF-8
+    "{"  everything else, JSON objects in UTF-8 whose `type` says what they are:
+
+    {"type": "start", "protocol": 2, "factory": "package.module:function", "index": 0, "seed": 1, "options": {},
+     "resize": [128, 128] or null, "deadlines_s": {"start": 300, "reset": 240, "step": 60}}
         -> {"type": "started", "spec": {"observation": {name: [[H, W, 3], "uint8"]}, "action": {name: 12}}}
     {"type": "reset", "seed": 7 or null}
         -> {"type": "reset"}
-    {"type": "step", "action": {name: [3]}}
-        -> {"type": "step", "reward": 0.5, "terminated": false, "truncated": false, "info": {}}
     {"type": "close"}
         -> nothing: the process ends, which closes the socket
-    any of them
-        -> {"type": "failed", "message": "...", "permanent": false}, after which the process ends
+    any request
+        -> {"type": "failed", "cause": "exception", "message": "...", "permanent": false}, after which the process ends
 
-Observations do not travel in messages: they lie in memory shared by the two, `ObservationMemory`.
+An info travels only with the last step of an episode: nobody reads the others, and they would cost more than the rest
+of the step. Observations do not travel at all: they lie in memory shared by the two, `ObservationMemory`, and the image
+there has the size of `resize`, if one was given. An episode's last observation and the one to act on have a place each,
+so the former survives the reset that follows it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
-from typing import Any
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec, Observation
+from minestudio_jax.envs.env import Action, ArraySpec, EnvironmentSpec, Observation
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024  # well inside a socket's buffer, so that sending to a process never blocks
+STEP_REQUEST, STEP_ANSWER = ord("S"), ord("A")  # first byte of a message
 CURRENT, FINAL = 0, 1  # slots: the observation to act on, and the last one of an episode that ended
 
-_LENGTH_BYTES = 4
+_ANSWER = struct.Struct("<BdB")
 _ALIGNMENT = 64  # bytes, a cache line
 
 
@@ -45,57 +54,121 @@ class ProtocolError(ValueError):
     """What came over the socket is no message, or a message is too long to be sent."""
 
 
-def pack(message: dict[str, Any]) -> bytes:
-    """A message as it goes over the socket. NumPy scalars in it become numbers; what JSON cannot hold becomes null.
+class StepOutcome(NamedTuple):
+    """What came of one action.
+
+    Attributes:
+      info: of the step that ended an episode: numbers, strings, and lists and dicts of them, as the environment gave
+        them; arrays became None. Of every other step: empty.
+    """
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """A JSON message as it is sent. NumPy scalars in it become numbers; what JSON cannot hold becomes null.
 
     Raises:
       ProtocolError: it is longer than MAX_MESSAGE_BYTES.
     """
-    body = json.dumps(message, skipkeys=True, default=_plain).encode()
-    if len(body) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(
-            f"a {message['type']!r} message takes {len(body)} bytes, at most {MAX_MESSAGE_BYTES} fit: make the info of "
-            "the environment, or env.options, smaller"
-        )
-    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+    return _checked(_json(message), f"a {message['type']!r} message")
+
+
+def unpack(data: bytes) -> Any:
+    """Inverse of `pack`: an object with a `type`.
+
+    Raises:
+      ProtocolError: the bytes are no such message.
+    """
+    try:
+        message = json.loads(data)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise ProtocolError(f"not a message: {data[:64]!r}")
+    return message
+
+
+def pack_outcome(outcome: StepOutcome) -> bytes:
+    """The answer to a step.
+
+    Raises:
+      ProtocolError: it is longer than MAX_MESSAGE_BYTES.
+    """
+    reward, terminated, truncated, info = outcome
+    answer = _ANSWER.pack(STEP_ANSWER, reward, terminated | truncated << 1)
+    if info and (terminated or truncated):
+        answer = _checked(answer + _json(info), "an episode's last step")
+    return answer
+
+
+def unpack_outcome(data: bytes) -> StepOutcome:
+    """Inverse of `pack_outcome`.
+
+    Raises:
+      ProtocolError: the bytes are no answer to a step.
+    """
+    if len(data) < _ANSWER.size:
+        raise ProtocolError(f"not a message: {data[:64]!r}")
+    kind, reward, flags = _ANSWER.unpack_from(data)
+    info = {}
+    if len(data) > _ANSWER.size:
+        try:
+            info = json.loads(data[_ANSWER.size :])
+        except ValueError:
+            kind = 0
+    if kind != STEP_ANSWER or flags > 3 or not math.isfinite(reward) or not isinstance(info, dict):
+        raise ProtocolError(f"not a message: {data[:64]!r}")
+    return StepOutcome(reward, flags & 1 != 0, flags & 2 != 0, info)
+
+
+class StepRequests:
+    """The requests of steps for one action space.
+
+    Args:
+      components: names of the action's components.
+    """
+
+    def __init__(self, components: Iterable[str]) -> None:
+        self._names = sorted(components)
+        self._values = struct.Struct(f"<{len(self._names)}i")
+
+    def pack(self, action: Mapping[str, np.ndarray]) -> list[bytes]:
+        """A request for each of K environments; `action`: name -> int32 [K, 1]."""
+        rows = np.stack([action[name][:, 0] for name in self._names], axis=1).astype("<i4")
+        data, size = rows.tobytes(), self._values.size
+        return [b"S" + data[begin : begin + size] for begin in range(0, len(data), size)]
+
+    def unpack(self, request: bytes) -> Action:
+        """The action of one request, name -> int32 [1].
+
+        Raises:
+          ProtocolError: it is that of another action space.
+        """
+        if len(request) != 1 + self._values.size:
+            raise ProtocolError(f"not a step with the components {self._names}: {request[:64]!r}")
+        values = np.array(self._values.unpack_from(request, 1), np.int32)
+        return {name: values[i : i + 1] for i, name in enumerate(self._names)}
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, skipkeys=True, default=_plain).encode()
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else None
 
 
-class MessageReader:
-    """Cuts the stream of one socket into messages."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Takes bytes as they came."""
-        self._buffer += data
-
-    def next(self) -> dict[str, Any] | None:
-        """The next complete message, if there is one.
-
-        Raises:
-          ProtocolError: the bytes are no message.
-        """
-        if len(self._buffer) < _LENGTH_BYTES:
-            return None
-        end = _LENGTH_BYTES + int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
-        if end > _LENGTH_BYTES + MAX_MESSAGE_BYTES:
-            raise ProtocolError(f"not a message: {bytes(self._buffer[:64])!r}")
-        if len(self._buffer) < end:
-            return None
-        body = bytes(self._buffer[_LENGTH_BYTES:end])
-        del self._buffer[:end]
-        try:
-            message = json.loads(body)
-        except ValueError:
-            message = None
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise ProtocolError(f"not a message: {body[:64]!r}")
-        return message
+def _checked(message: bytes, what: str) -> bytes:
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(
+            f"{what} takes {len(message)} bytes, at most {MAX_MESSAGE_BYTES} fit: make the info of the environment, or "
+            "env.options, smaller"
+        )
+    return message
 
 
 def spec_to_json(spec: EnvironmentSpec) -> dict[str, Any]:

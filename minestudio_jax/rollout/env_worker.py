@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import site
@@ -12,38 +13,58 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import psutil
 
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec, Observation
 from minestudio_jax.envs.host_protocol import (
     CURRENT,
     FINAL,
+    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
-    MessageReader,
+    STEP_ANSWER,
     ObservationMemory,
     ProtocolError,
+    StepOutcome,
     new_memory_fd,
     pack,
     spec_from_json,
+    unpack,
+    unpack_outcome,
 )
-from minestudio_jax.rollout.process_guard import MARKER_VARIABLE, kill_marked
+from minestudio_jax.rollout.env_pool import FAILURE_CAUSES
+from minestudio_jax.rollout.instance_log import InstanceLog
+from minestudio_jax.rollout.process_guard import MARKER_VARIABLE, kill_marked, marked_processes
 
 log = logging.getLogger(__name__)
 
 _HOST_PROGRAM = Path(__file__).parents[1] / "envs" / "host.py"
-_LOG_TAIL_LINES = 20
-_LOG_TAIL_BYTES = 8192
 _EXIT_WAIT_S = 0.1  # from the socket's end to the process's: the kernel is between the two
 _REAP_DEADLINE_S = 10.0
 
 
-class PermanentEnvironmentFailure(EnvironmentFailure):
+class InstanceFailure(EnvironmentFailure):
+    """One instance of an environment broke.
+
+    Attributes:
+      cause: one of FAILURE_CAUSES.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        assert cause in FAILURE_CAUSES, cause
+        self.cause = cause
+
+
+class PermanentEnvironmentFailure(InstanceFailure):
     """The environment cannot be built as it is configured; starting it again is of no use."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("start", message)
 
 
 @dataclass(frozen=True)
@@ -52,10 +73,15 @@ class EnvLaunch:
 
     Attributes:
       factory: env.factory, `package.module:function`.
+      log_dir: where the logs go, see InstanceLog.
       options: env.options, keyword arguments of the factory, JSON values.
       python: env.python; None: this interpreter.
-      log_dir: the log of environment i is `env-<i>.log` in it.
       start_deadline_s, reset_deadline_s, step_deadline_s: seconds.
+      worker_id: of the rollout worker; for messages and the logs' names.
+      first_index: index in the run of the worker's environment 0.
+      resize: height and width that images are given before they come here; None: as they are.
+      log_max_bytes: of a log, and of the older one beside it.
+      cpus: that its processes may run on; None: those of the thread that starts them.
     """
 
     factory: str
@@ -65,77 +91,74 @@ class EnvLaunch:
     start_deadline_s: float = 300.0
     reset_deadline_s: float = 240.0
     step_deadline_s: float = 60.0
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What came of one action. Where it ended the episode, the observation is the worker's final one.
-
-    Attributes:
-      info: numbers, strings and lists and dicts of them, as the environment gave them; arrays became None.
-    """
-
-    reward: float
-    terminated: bool
-    truncated: bool
-    info: dict[str, Any]
+    worker_id: int = 0
+    first_index: int = 0
+    resize: tuple[int, int] | None = None
+    log_max_bytes: int = 16 * 2**20
+    cpus: frozenset[int] | None = None
 
 
 class EnvWorker:
     """One life of one environment. Requests return at once; `receive` takes the answer when `fileno` is readable.
 
     Every fault (exceeded deadline, death, garbage, an exception of the environment) kills all its processes and is
-    raised as EnvironmentFailure with the cause and the end of the instance's log. The worker is then of no more use
-    than `close`.
+    raised as InstanceFailure with the cause and the end of the instance's log. The worker is then of no more use than
+    `close`.
 
     Args:
       launch: how to start it.
-      index: of the environment in the run.
+      env_id: index of the environment in its pool.
       seed: for the factory.
       marker: how its processes are found; begins with a ProcessGuard's marker.
     Attributes:
+      name: for messages: "environment 3 of worker 0".
       spec: once it has started.
-      deadline: `time.monotonic()` by which the answer must be there; None while nothing is asked.
+      deadline: `time.monotonic()` by which the answer must be there; infinite while nothing is asked.
+      started_at: `time.monotonic()`.
     Raises:
       PermanentEnvironmentFailure: there is no such interpreter, or the options are too long for a message.
-      EnvironmentFailure: the operating system starts no more processes.
+      InstanceFailure: the operating system starts no more processes.
     """
 
     spec: EnvironmentSpec
 
-    def __init__(self, launch: EnvLaunch, index: int, seed: int, marker: str) -> None:
-        self._launch, self._index = launch, index
+    def __init__(self, launch: EnvLaunch, env_id: int, seed: int, marker: str) -> None:
+        self._launch, self._env_id = launch, env_id
+        self.name = f"environment {env_id} of worker {launch.worker_id}"
         # The end of it keeps the marker of environment 1 from matching that of environment 10.
         self._marker = f"{marker};"
-        self._reader = MessageReader()
         self._closed = False
         self._asked = ""
-        self.deadline: float | None = None
+        self.deadline = math.inf
+        self.started_at = time.monotonic()
+        self._limits_s = {
+            "start": launch.start_deadline_s, "reset": launch.reset_deadline_s, "step": launch.step_deadline_s
+        }  # fmt: skip
         try:
             request = pack(
                 {
                     "type": "start",
                     "protocol": PROTOCOL_VERSION,
                     "factory": launch.factory,
-                    "index": index,
+                    "index": launch.first_index + env_id,
                     "seed": seed,
                     "options": launch.options,
-                    "deadlines_s": {kind: self._limit_s(kind) for kind in ("start", "reset", "step")},
+                    "resize": launch.resize,
+                    "deadlines_s": self._limits_s,
                 }
             )
         except ProtocolError as error:
             raise PermanentEnvironmentFailure(f"env.options cannot be sent to the environment: {error}") from None
-        launch.log_dir.mkdir(parents=True, exist_ok=True)
-        self.log_path = launch.log_dir / f"env-{index:04d}.log"
+        self._log = InstanceLog(launch.log_dir, launch.worker_id, env_id, launch.log_max_bytes)
         self._memory_fd = new_memory_fd()
-        self._socket, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         python = launch.python or sys.executable
+        program = [python, str(_HOST_PROGRAM), str(theirs.fileno()), str(self._memory_fd)]
         try:
-            with theirs, self.log_path.open("ab") as log_file:
-                self._log_start = log_file.tell()
+            with theirs, self._log.open() as log_file, _running_on(launch.cpus):
                 self._process = subprocess.Popen(
-                    [python, str(_HOST_PROGRAM), str(theirs.fileno()), str(self._memory_fd), f"env-{index}"],
+                    [*program, f"env-{launch.worker_id}-{env_id}"],
                     stdin=subprocess.DEVNULL,
                     stdout=log_file,
                     stderr=subprocess.STDOUT,
@@ -150,8 +173,8 @@ class EnvWorker:
                 raise PermanentEnvironmentFailure(
                     f"env.python={python!r} cannot be run ({error.strerror}); name the executable of an interpreter"
                 ) from None
-            raise EnvironmentFailure(
-                f"environment {index} cannot be started: {error}; free memory or processes"
+            raise InstanceFailure(
+                "start", f"{self.name} cannot be started: {error}; free memory or processes"
             ) from None
         self._ask("start", request)
 
@@ -167,40 +190,55 @@ class EnvWorker:
         """Asks for a new episode."""
         self._ask("reset", pack({"type": "reset", "seed": seed}))
 
-    def step(self, action: Mapping[str, np.ndarray]) -> None:
-        """Asks for one step; `action`: name -> int32 [1]."""
-        self._ask("step", pack({"type": "step", "action": {name: a.tolist() for name, a in action.items()}}))
+    def step(self, request: bytes, now: float) -> None:
+        """Asks for one step.
+
+        Args:
+          request: made by StepRequests.
+          now: `time.monotonic()`.
+        """
+        # On the way of every step, therefore without `_ask`.
+        self._asked, self.deadline = "step", now + self._launch.step_deadline_s
+        try:
+            self._socket.send(request)
+        except OSError as error:  # it is dead: the reading side finds that out, and says why
+            log.debug("no request reaches %s: %s", self.name, error)
 
     def receive(self) -> StepOutcome | str | None:
         """Takes what has come, without waiting.
 
         Returns:
-          "start" or "reset" if that is done, the outcome of a step, or None if there is no whole answer yet.
+          "start" or "reset" if that is done, the outcome of a step, or None if there is no answer yet. Where a step
+          ended the episode, its observation is `final`.
         Raises:
           PermanentEnvironmentFailure: the environment cannot be built as configured.
-          EnvironmentFailure: any other fault.
+          InstanceFailure: any other fault.
         """
         try:
-            data = self._socket.recv(65536)
+            data = self._socket.recv(MAX_MESSAGE_BYTES)
         except BlockingIOError:
             return None
         except OSError:
             data = b""
         if not data:
-            raise self.failure(f"its process {self._exit_description()} during {self._asked}")
-        self._reader.feed(data)
+            when = f"during {self._asked}" if self._asked else "while nothing was asked of it"
+            raise self.failure("death", f"its process {self._exit_description()} {when}")
         try:
-            message = self._reader.next()
-            return None if message is None else self._understand(message)
+            if data[0] != STEP_ANSWER or self._asked != "step":
+                return self._understand(unpack(data))
+            outcome = unpack_outcome(data)
         except (ProtocolError, KeyError, TypeError, ValueError, OSError) as error:
-            raise self.failure(f"its process gave an answer that cannot be understood: {error!r}") from error
+            raise self.failure("garbage", f"its process gave an answer that cannot be understood: {error!r}") from error
+        self._asked, self.deadline = "", math.inf
+        return outcome
 
     def check_deadline(self, now: float) -> None:
-        """Raises EnvironmentFailure if the answer is overdue at `now`, a `time.monotonic()`."""
-        if self.deadline is not None and now >= self.deadline:
+        """Raises InstanceFailure if the answer is overdue at `now`, a `time.monotonic()`."""
+        if now >= self.deadline:
             raise self.failure(
-                f"its {self._asked} took longer than env.{self._asked}_deadline_s={self._limit_s(self._asked):g}; find "
-                "out from the log why, or raise that setting"
+                "hang",
+                f"its {self._asked} took longer than env.{self._asked}_deadline_s={self._limits_s[self._asked]:g}; "
+                "find out from the log why, or raise that setting",
             )
 
     @property
@@ -213,23 +251,41 @@ class EnvWorker:
         """The last observation of the episode that ended last; it survives the reset, not the next episode's end."""
         return self._slots[FINAL]
 
-    def failure(self, cause: str, permanent: bool = False) -> EnvironmentFailure:
-        """Kills the instance; the error to raise, with the cause and the tail of the log."""
-        self.kill()
-        tail = self._log_tail()
-        where = f"the end of {self.log_path}:\n{tail}" if tail else f"it wrote nothing to {self.log_path}"
-        kind = PermanentEnvironmentFailure if permanent else EnvironmentFailure
-        return kind(f"environment {self._index} failed: {cause}; {where}")
+    def failure(self, cause: str, what: str, permanent: bool = False) -> InstanceFailure:
+        """Kills the instance; the error to raise, with what happened and the tail of the log.
 
-    def ask_to_close(self) -> None:
+        Whatever goes wrong before it has started has the cause "start".
+        """
+        self.kill()
+        tail = self._log.tail()
+        where = f"the end of {self._log.path}:\n{tail}" if tail else f"it wrote nothing to {self._log.path}"
+        message = f"{self.name} failed: {what}; {where}"
+        if permanent:
+            return PermanentEnvironmentFailure(message)
+        return InstanceFailure("start" if self._asked == "start" else cause, message)
+
+    def bound_log(self) -> None:
+        """Sees to it that its log does not get too large."""
+        self._log.bound()
+
+    def resident_bytes(self) -> int:
+        """Resident memory of all its processes together, however they hide."""
+        total = 0
+        for pid in marked_processes(self._marker):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                total += psutil.Process(pid).memory_info().rss
+        return total
+
+    def ask_to_close(self, deadline: float = math.inf) -> None:
         """Asks the environment to close in good order; once it has, the socket is readable and at its end."""
         if not self._closed:
             self._ask("close", pack({"type": "close"}))
+            self.deadline = deadline
 
     def has_ended(self) -> bool:
         """After `ask_to_close`, when the socket is readable: whether that is its end."""
         try:
-            return self._socket.recv(65536) == b""
+            return self._socket.recv(MAX_MESSAGE_BYTES) == b""
         except BlockingIOError:
             return False
         except OSError:
@@ -253,9 +309,7 @@ class EnvWorker:
         try:
             self._process.wait(_REAP_DEADLINE_S)
         except subprocess.TimeoutExpired:
-            log.warning(
-                "process %d of environment %d was killed, but the system has not ended it yet", self.pid, self._index
-            )
+            log.warning("process %d of %s was killed, but the system has not ended it yet", self.pid, self.name)
 
     def is_reaped(self) -> bool:
         """After `kill`: whether its process has left the process table; does not wait."""
@@ -263,31 +317,23 @@ class EnvWorker:
 
     def _ask(self, kind: str, request: bytes) -> None:
         self._asked = kind
-        self.deadline = None if kind == "close" else time.monotonic() + self._limit_s(kind)
+        self.deadline = time.monotonic() + self._limits_s.get(kind, math.inf)
         # To a dead process nothing can be sent; the reading side finds that out and says why it died.
         with contextlib.suppress(OSError):
             self._socket.sendall(request)
 
-    def _limit_s(self, kind: str) -> float:
-        launch = self._launch
-        return {"start": launch.start_deadline_s, "reset": launch.reset_deadline_s, "step": launch.step_deadline_s}[
-            kind
-        ]
-
-    def _understand(self, message: dict[str, Any]) -> StepOutcome | str:
-        if message["type"] == "failed":
-            raise self.failure(f"{self._asked}: {message['message']}", bool(message["permanent"]))
-        if message["type"] != {"start": "started"}.get(self._asked, self._asked):
-            raise ProtocolError(f"a {message['type']!r} message, asked was {self._asked!r}")
-        self.deadline = None
-        if self._asked == "start":
+    def _understand(self, message: dict[str, Any]) -> str:
+        """Takes an answer in JSON."""
+        asked, kind = self._asked, message["type"]
+        if kind == "failed" and message["cause"] in FAILURE_CAUSES:
+            raise self.failure(message["cause"], f"{asked}: {message['message']}", bool(message["permanent"]))
+        if asked not in ("start", "reset") or kind != {"start": "started", "reset": "reset"}[asked]:
+            raise ProtocolError(f"a {kind!r} message, asked was {asked!r}")
+        if asked == "start":
             self.spec = spec_from_json(message["spec"])
             self._slots = ObservationMemory(self._memory_fd, self.spec).slots
-        if self._asked != "step":
-            return self._asked
-        return StepOutcome(
-            float(message["reward"]), bool(message["terminated"]), bool(message["truncated"]), dict(message["info"])
-        )
+        self._asked, self.deadline = "", math.inf
+        return asked
 
     def _exit_description(self) -> str:
         """How the process ended, without reaping it."""
@@ -304,13 +350,19 @@ class EnvWorker:
             time.sleep(0.002)
         return "closed its socket"
 
-    def _log_tail(self) -> str:
-        """The last lines that this life of the environment wrote."""
-        with self.log_path.open("rb") as log_file:
-            size = log_file.seek(0, os.SEEK_END)
-            log_file.seek(max(self._log_start, size - _LOG_TAIL_BYTES))
-            text = log_file.read(_LOG_TAIL_BYTES).decode(errors="replace")
-        return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
+
+@contextlib.contextmanager
+def _running_on(cpus: frozenset[int] | None) -> Iterator[None]:
+    """What this thread starts meanwhile, and all that comes of it, may run on these CPUs."""
+    if cpus is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def child_environment(marker: str, foreign: bool) -> dict[str, str]:

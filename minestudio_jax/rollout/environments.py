@@ -12,6 +12,8 @@ from minestudio_jax.config import Config, ConfigError, task_shares
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
+from minestudio_jax.rollout.recycling import Recycling
+from minestudio_jax.rollout.start_limit import StartLimit
 from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.task_assignment import assigned_tasks
 
@@ -19,8 +21,23 @@ if TYPE_CHECKING:
     from minestudio_jax.envs.voxel import World
 
 
-def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -> EnvPool:
-    """The environments of one rollout worker: the embedded world in process, or env.factory in processes."""
+def make_pool(
+    config: Config,
+    worker_id: int,
+    worker_life: int,
+    log_dir: Path,
+    session_id: str,
+    env_cpus: frozenset[int] | None = None,
+) -> EnvPool:
+    """The environments of one rollout worker: the embedded world in process, or env.factory in processes.
+
+    Args:
+      config: the run's settings.
+      worker_id, worker_life: which worker, and how many times it had been restarted.
+      log_dir: where the environments' logs go.
+      session_id: life of the trainer; its workers on one host share env.max_concurrent_starts.
+      env_cpus: that environments' processes may run on; None: those of the calling thread.
+    """
     env, num_envs = config.env, config.rollout.num_envs
     stream = ("environments", worker_id, worker_life)
     seed = derived_seed(config.run.seed, *stream)
@@ -42,21 +59,31 @@ def make_pool(config: Config, worker_id: int, worker_life: int, log_dir: Path) -
                 for task in dict.fromkeys(tasks)
             ]
         )
+    from minestudio_jax.rollout.env_worker import EnvLaunch
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
-    return ProcessEnvPool(
+    launch = EnvLaunch(
         env.factory,
-        num_envs,
-        seed,
+        log_dir,
         env.options,
         env.python or None,
-        log_dir,
-        start_deadline_s=env.start_deadline_s,
-        reset_deadline_s=env.reset_deadline_s,
-        step_deadline_s=env.step_deadline_s,
+        env.start_deadline_s,
+        env.reset_deadline_s,
+        env.step_deadline_s,
+        worker_id=worker_id,
+        first_index=worker_id * num_envs,
+        resize=(env.resize[0], env.resize[1]) if env.resize else None,
+        log_max_bytes=env.log_max_mib * 2**20,
+        cpus=env_cpus,
+    )
+    return ProcessEnvPool(
+        launch,
+        num_envs,
+        seed,
         max_failures_per_hour=env.max_failures_per_hour,
-        first_env_index=worker_id * num_envs,
         tasks=tasks if env.tasks else None,
+        recycling=Recycling(env.recycle_after_s, env.recycle_after_steps, env.recycle_above_mib),
+        start_limit=StartLimit(session_id, env.max_concurrent_starts),
     )
 
 

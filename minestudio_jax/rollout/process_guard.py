@@ -27,11 +27,10 @@ _STOP_DEADLINE_S = 5.0
 
 def kill_marked(marker: str) -> None:
     """Sends SIGKILL to every process whose marker begins with `marker`, except this one."""
-    pattern = f"\0{MARKER_VARIABLE}={marker}".encode()
     signalled: set[int] = set()
     # Processes may be born while /proc is read, but not of a killed one: a pass that finds nothing new is the last.
     for _ in range(_MAX_PASSES):
-        new = {pid for pid in _marked_processes(pattern) if pid not in signalled}
+        new = {pid for pid in marked_processes(marker) if pid not in signalled}
         if not new:
             return
         for pid in new:
@@ -40,7 +39,9 @@ def kill_marked(marker: str) -> None:
         signalled |= new
 
 
-def _marked_processes(pattern: bytes) -> Iterator[int]:
+def marked_processes(marker: str) -> Iterator[int]:
+    """Every process whose marker begins with `marker`, except this one."""
+    pattern = f"\0{MARKER_VARIABLE}={marker}".encode()
     for entry in os.listdir("/proc"):
         if entry.isdecimal() and int(entry) != os.getpid():
             # Some have just ended, or are another user's. A dead one's environment is empty.

@@ -51,7 +51,7 @@ class RolloutActor:
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._loader: PolicyLoader | None = None
         try:
-            self._pool = make_pool(config, worker_id, worker_life, log_dir)
+            self._pool = make_pool(config, worker_id, worker_life, log_dir, session_id)
             policy = make_policy(config, self._pool.spec)
             self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
             abstract_params = jax.eval_shape(policy.init, jax.random.key(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,7 +54,7 @@ def evaluate(
     run_dir = Path(config.run.dir)
     config = _merged(read_config(run_dir), config, given)
     path = published_version(run_dir, version)
-    pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs")
+    pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs", session_id=uuid.uuid4().hex)
     try:
         played = _play(config, pool, path, episodes, greedy, out, record)
     finally:

@@ -29,16 +29,23 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     return condition()
 
 
-def marked_pids() -> set[int]:
-    """Processes of environments, whoever started them."""
+def marked_pids(marker: str) -> set[int]:
+    """Processes of environments whose marker begins so."""
     found = set()
     for entry in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if f"{MARKER_VARIABLE}=".encode() in Path(f"/proc/{entry}/environ").read_bytes() and is_alive(int(entry)):
+            if f"{MARKER_VARIABLE}={marker}".encode() in Path(f"/proc/{entry}/environ").read_bytes() and is_alive(
+                int(entry)
+            ):
                 found.add(int(entry))
         except OSError:
             continue
     return found
+
+
+def shared_memory() -> set[str]:
+    """Names of the kind that environments could leave behind; policy versions and Ray's objects have others."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "sem."))}
 
 
 def children() -> set[int]:

@@ -82,7 +82,7 @@ def test_a_workers_environments_play_their_tasks_next_to_each_other(config, tmp_
     tasks = [worker_tasks(config, worker) for worker in range(3)]
     assert all(mine == sorted(mine) for mine in tasks)
     assert sum(mine.count("chop_tree") for mine in tasks) == 8
-    pool = make_pool(config, 1, 0, tmp_path)
+    pool = make_pool(config, 1, 0, tmp_path, "s")
     assert (pool.num_envs, pool.spec) == (4, embedded_spec(config))
     first = pool.recv(1.0)
     pool.send({"choice": np.zeros((4, 1), np.int32)}, first.env_id)

@@ -11,22 +11,27 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.rollout.env_pool import PoolCounters
+from minestudio_jax.rollout.env_worker import EnvLaunch
 from minestudio_jax.rollout.process_pool import ProcessEnvPool
-from tests.rollout.processes import children, is_alive, marked_pids, sleeper, wait_until
+from tests.rollout.processes import children, is_alive, marked_pids, shared_memory, sleeper, wait_until
 
 
 @pytest.fixture
 def make_pool(tmp_path):
     """Makes pools, closes them, and looks whether anything of them is left."""
-    pools, before = [], (marked_pids(), children(), set(os.listdir("/dev/shm")))
+    pools, before = [], (children(), shared_memory())
 
     def make(num_envs=1, seed=0, factory="tests.scripted_env:make", max_failures_per_hour=20, step_deadline_s=10.0,
-             first_env_index=0, tasks=None, **options):  # fmt: skip
+             worker_id=0, first_index=0, tasks=None, recycling=None, start_limit=None, settings=None,
+             **options):  # fmt: skip
+        launch = EnvLaunch(
+            factory, tmp_path, options, None, 20.0, 10.0, step_deadline_s, worker_id, first_index, **settings or {}
+        )
         pools.append(
             ProcessEnvPool(
-                factory, num_envs, seed, options, None, tmp_path, start_deadline_s=20.0, reset_deadline_s=10.0,
-                step_deadline_s=step_deadline_s, max_failures_per_hour=max_failures_per_hour,
-                first_env_index=first_env_index, tasks=tasks,
+                launch, num_envs, seed, max_failures_per_hour=max_failures_per_hour, tasks=tasks, recycling=recycling,
+                start_limit=start_limit,
             )
         )  # fmt: skip
         return pools[-1]
@@ -35,11 +40,25 @@ def make_pool(tmp_path):
     for pool in pools:
         pool.close()
         pool.close()
-    assert (marked_pids(), children(), set(os.listdir("/dev/shm"))) == before
+    assert (children(), shared_memory()) == before
+    assert [pid for pool in pools for pid in marked_pids(pool.marker)] == []
 
 
 def act(pool, steps):
-    pool.send({"choice": np.ones((len(steps.env_id), 1), np.int32)}, steps.env_id)
+    act_on(pool, *steps.env_id.tolist())
+
+
+def act_on(pool, *ids):
+    pool.send({"choice": np.ones((len(ids), 1), np.int32)}, np.array(ids, np.int32))
+
+
+def receive_all(pool):
+    """Receives every environment once; env -> (observation, final observation)."""
+    got = {}
+    while len(got) < pool.num_envs:
+        steps = pool.recv(10.0)
+        got |= {int(i): pair for i, *pair in zip(steps.env_id, steps.obs, steps.final_obs, strict=True)}
+    return got
 
 
 def received(steps):
@@ -64,7 +83,7 @@ def play(pool, *counts, got=None):
 
 
 def test_every_environment_is_given_its_task(make_pool):
-    pool = make_pool(num_envs=3, tasks=["dig", "dig", "swim"], episode_length=100)
+    pool = make_pool(num_envs=3, tasks=["dig", "dig", "swim"], episode_length=1)
     told = {}
     while len(told) < 3:
         steps = pool.recv(10.0)
@@ -75,7 +94,7 @@ def test_every_environment_is_given_its_task(make_pool):
 
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_order_rewards_and_episode_ends_are_genuine(make_pool, end):
-    pool = make_pool(num_envs=2, end=end, first_env_index=10)
+    pool = make_pool(num_envs=2, end=end, first_index=10)
     got = play(pool, 8, 8)
     for i in (0, 1):
         n = i + 10
@@ -90,7 +109,7 @@ def test_order_rewards_and_episode_ends_are_genuine(make_pool, end):
             ([n, 2, 0], 100 * n + 13, {"first", end}, final[1]),
             ([n, 2, 1], 100 * n + 21, set(), None),
         ]
-    assert (pool.counters.starts, pool.counters.total_failures) == (2, 0)
+    assert pool.counters == PoolCounters(starts=2)
 
 
 def test_a_slow_environment_delays_no_other(make_pool):
@@ -103,8 +122,18 @@ def test_a_slow_environment_delays_no_other(make_pool):
     assert pool.counters.total_failures == 0
 
 
-@pytest.mark.parametrize("fault", ["hang", "crash", "exception", "shape", "garbage"])
-def test_a_failed_step_is_reported_as_such_while_the_others_go_on(make_pool, tmp_path, fault):
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("hang", "hang"),
+        ("crash", "death"),
+        ("exception", "exception"),
+        ("shape", "garbage"),
+        ("garbage", "garbage"),
+        ("error", "error_info"),
+    ],
+)
+def test_a_failed_step_is_reported_as_such_while_the_others_go_on(make_pool, tmp_path, fault, cause):
     pool = make_pool(
         num_envs=2,
         step_s=0.01,
@@ -121,7 +150,7 @@ def test_a_failed_step_is_reported_as_such_while_the_others_go_on(make_pool, tmp
         ([0, 0, 1], 1, set(), None),
     ]
     assert [row[0][2] for row in got[1]] == list(range(len(got[1])))
-    assert (pool.counters.starts, pool.counters.total_failures) == (3, 1)
+    assert pool.counters == PoolCounters(starts=3, failures={**PoolCounters().failures, cause: 1})
 
 
 def test_a_failure_in_the_reset_leaves_the_finished_step_valid(make_pool, tmp_path):
@@ -140,35 +169,117 @@ def test_a_failure_before_the_first_receipt_is_no_failed_action(make_pool, tmp_p
     for where in ("start", "reset"):
         pool = make_pool(fault="crash", fault_in=where, fault_once=str(tmp_path / where))
         assert play(pool, 1)[0] == [([0, 0, 0], 0.0, {"first"}, None)]
-        assert (pool.counters.starts, pool.counters.total_failures) == (2, 1)
+        cause = {"start": "start", "reset": "death"}[where]
+        assert pool.counters == PoolCounters(starts=2, failures={**PoolCounters().failures, cause: 1})
+
+
+def pid_of(pool, env_id):
+    return pool.pids()[env_id]
 
 
 def test_killed_and_stopped_environments_come_back(make_pool):
     pool = make_pool(num_envs=3, step_s=0.1, episode_length=1000, step_deadline_s=1.0)
-    pids = {}
-    while len(pids) < 3:
-        steps = pool.recv(5.0)
-        pids.update({int(i): info["pid"] for i, info in zip(steps.env_id, steps.info, strict=True) if info})
-        act(pool, steps)
+    got = play(pool, 1, 1, 1)
+    pids = pool.pids()
     os.kill(pids[0], signal.SIGKILL)
     os.kill(pids[1], signal.SIGSTOP)
-    got = {i: [] for i in range(3)}
     while not all(any("failed" in flags for _, _, flags, _ in got[i]) for i in (0, 1)):
         play(pool, 0, 0, 1, got=got)
-    assert pool.counters.total_failures == 2
+    assert pool.counters.failures == {**PoolCounters().failures, "death": 1, "hang": 1}
     assert not any("failed" in flags for _, _, flags, _ in got[2])
     assert not is_alive(pids[0])
     assert not is_alive(pids[1])
 
 
-def test_an_environment_that_dies_while_with_the_caller_fails_in_its_next_action(make_pool):
-    pool = make_pool()
+@pytest.mark.parametrize("received_before", [True, False])
+def test_an_environment_that_dies_while_nothing_is_asked_fails_in_its_next_action(make_pool, received_before):
+    """What it has answered before is still delivered, observation and all."""
+    pool = make_pool(step_s=0.1)
     play(pool, 1)
-    steps = pool.recv(5.0)
-    os.kill(steps.info[0]["pid"], signal.SIGKILL)
-    assert pool.recv(0.2) is None
+    if received_before:
+        steps = pool.recv(5.0)
+    else:
+        time.sleep(0.3)  # the answer is there, but nobody has read it yet
+    pid = pid_of(pool, 0)
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not is_alive(pid))
+    if received_before:
+        begin = time.process_time()
+        assert pool.recv(0.3) is None
+        assert time.process_time() - begin < 0.1, "a dead environment is no reason to spin"
+    else:
+        steps = pool.recv(5.0)
+    assert list(received(steps)) == [(0, ([0, 0, 1], 1.0, set(), None))]
     act(pool, steps)
     assert play(pool, 1)[0] == [([0, 0, 0], 0.0, {"first", "failed"}, None)]
+    assert pool.counters.failures["death"] == 1
+
+
+def test_what_was_received_stays_as_it_is_until_the_next_action(make_pool):
+    """Not copied, and not overwritten: neither by the other environments nor by the reset."""
+    pool = make_pool(num_envs=2, end="truncated", episode_length=2)
+    for _ in range(3):
+        kept = receive_all(pool)
+        if kept[0][1] is None:
+            act_on(pool, 0, 1)
+    for i, (obs, final) in kept.items():
+        assert obs["image"].base is not None
+        assert (obs["image"] == (i, 1, 0)).all()
+        assert (final["image"] == (i, 0, 2)).all()
+    act_on(pool, 0)
+    assert pool.recv(5.0).env_id.tolist() == [0]
+    assert (kept[0][0]["image"] == (0, 1, 1)).all(), "the same memory, written again"
+    assert (kept[1][0]["image"] == (1, 1, 0)).all()
+
+
+def test_the_longest_waiting_are_received_first_and_no_more_than_asked_for(make_pool):
+    """With environments that are always ready everybody has a turn as often as the others; ties are broken anyhow."""
+    pool = make_pool(num_envs=5, episode_length=1000)
+    receive_all(pool)
+    act_on(pool, 0, 1, 2, 3, 4)
+    turns = []
+    for _ in range(10):
+        time.sleep(0.1)  # all that were sent an action are ready
+        ids = pool.recv(5.0, max_ready=2).env_id.tolist()
+        assert len(ids) == 2
+        turns += ids
+        act_on(pool, *ids)
+    assert sorted(turns[:5]) == list(range(5))
+    assert all(abs(turns.count(i) - 4) <= 1 for i in range(5)), turns
+    assert all(i in turns[begin : begin + 7] for i in range(5) for begin in range(13)), turns
+
+
+def test_a_short_wait_fills_the_batch_and_nothing_else_is_waited_for(make_pool):
+    pool = make_pool(num_envs=3, episode_length=1000, step_s=0.2)
+    receive_all(pool)
+    act_on(pool, 0)
+    time.sleep(0.1)
+    act_on(pool, 1)
+    begin = time.monotonic()
+    assert sorted(pool.recv(5.0, max_wait_s=2.0).env_id.tolist()) == [0, 1], (
+        "the second comes a tenth of a second later"
+    )
+    assert time.monotonic() - begin < 0.6, "the third is with the caller: there is nothing to wait for"
+    act_on(pool, 0)
+    time.sleep(0.1)
+    act_on(pool, 1, 2)
+    assert pool.recv(5.0, max_ready=1, max_wait_s=2.0).env_id.tolist() == [0]
+    assert sorted(pool.recv(5.0, max_wait_s=2.0).env_id.tolist()) == [1, 2]
+    act_on(pool, 0)
+    time.sleep(0.1)
+    act_on(pool, 1)
+    assert pool.recv(5.0, max_wait_s=0.01).env_id.tolist() == [0], "not for longer than said"
+
+
+def test_an_environment_that_hangs_is_not_waited_for_again_and_again(make_pool):
+    pool = make_pool(num_envs=2, fault="hang", fault_step=1, episode_length=1000)
+    play(pool, 1, 1)
+    begin = time.monotonic()
+    for _ in range(20):
+        steps = pool.recv(5.0, max_wait_s=0.2)
+        assert steps.env_id.tolist() == [1]
+        act(pool, steps)
+    assert time.monotonic() - begin < 1.5, "half a second in all, not a fifth for every batch"
 
 
 def test_an_answer_in_time_counts_however_late_it_is_received(make_pool):
@@ -200,7 +311,8 @@ def test_environments_that_cannot_work_are_refused_at_once(make_pool):
 
 def test_seeds_differ_between_environments_and_lives_and_are_reproducible(make_pool, tmp_path):
     def seeds(name):
-        pool = make_pool(num_envs=2, seed=3, fault="crash", fault_once=str(tmp_path / name))
+        fault = {"fault": "crash", "fault_step": 1, "fault_episode": 1, "fault_once": str(tmp_path / name)}
+        pool = make_pool(num_envs=2, seed=3, episode_length=1, **fault)
         found = {0: [], 1: []}
         while len(found[0]) < 2 or len(found[1]) < 1:
             steps = pool.recv(5.0)
@@ -223,6 +335,10 @@ def test_only_received_environments_can_be_sent(make_pool):
     pool.recv(5.0)
     with pytest.raises(ValueError, match="the spec"):
         pool.send({"camera": np.zeros((1, 1), np.int32)}, np.array([0], np.int32))
+    with pytest.raises(ValueError, match="one for each"):
+        pool.send({"choice": np.zeros((2, 1), np.int32)}, np.array([0, 0], np.int32))
+    with pytest.raises(ValueError, match="one for each"):
+        pool.send({"choice": np.zeros((2, 1), np.int32)}, np.array([0], np.int32))
 
 
 def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_pool, tmp_path):
@@ -232,8 +348,8 @@ def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_
     begin = time.monotonic()
     pool.close()
     assert time.monotonic() - begin < 4.0
-    assert "closed in good order" in (tmp_path / "env-0000.log").read_text()
-    assert "closed in good order" not in (tmp_path / "env-0001.log").read_text()
+    assert "closed in good order" in (tmp_path / "env-00-000.log").read_text()
+    assert "closed in good order" not in (tmp_path / "env-00-001.log").read_text()
     assert is_alive(decoy.pid)
     decoy.kill()
     decoy.wait()
@@ -242,26 +358,23 @@ def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_
 def test_nothing_survives_the_sigkill_of_the_parent(tmp_path):
     code = (
         "import json, os, pathlib, signal, sys, time\n"
-        "from tests.rollout.test_process_pool import ProcessEnvPool, act, children\n"
-        "pool = ProcessEnvPool('tests.scripted_env:make', 3, 0, {'child': 'session', 'fault': 'hang'}, None,\n"
-        "    pathlib.Path(sys.argv[1]), start_deadline_s=20, reset_deadline_s=20, step_deadline_s=20,\n"
-        "    max_failures_per_hour=0)\n"
-        "pids = {}\n"
-        "while len(pids) < 3:\n"
-        "    steps = pool.recv(10)\n"
-        "    pids.update({int(i): [info['pid'], *info['children']] for i, info in zip(steps.env_id, steps.info) if info})\n"
-        "    act(pool, steps)\n"
-        "os.kill(pids[1][0], signal.SIGSTOP)\n"
-        "print(json.dumps(sorted({*sum(pids.values(), []), *children()})), flush=True); time.sleep(600)"
+        "from tests.rollout.processes import marked_pids\n"
+        "from tests.rollout.test_process_pool import EnvLaunch, ProcessEnvPool, children, play\n"
+        "options = {'child': 'session', 'fault': 'hang'}\n"
+        "launch = EnvLaunch('tests.scripted_env:make', pathlib.Path(sys.argv[1]), options, None, 20, 20, 20)\n"
+        "pool = ProcessEnvPool(launch, 3, 0, max_failures_per_hour=0)\n"
+        "play(pool, 2, 2, 2)\n"
+        "os.kill(pool.pids()[1], signal.SIGSTOP)\n"
+        "print(json.dumps(sorted(marked_pids(pool.marker) | children())), flush=True); time.sleep(600)"
     )
-    decoy, shared_memory = sleeper(), set(os.listdir("/dev/shm"))
+    decoy, memory = sleeper(), shared_memory()
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
         pids = json.loads(parent.stdout.readline())
         assert len(pids) == 7  # three environments, what each started, and the guard
         assert all(map(is_alive, pids))
         parent.kill()
     assert wait_until(lambda: not any(map(is_alive, pids)), 5.0)
-    assert set(os.listdir("/dev/shm")) == shared_memory
+    assert shared_memory() == memory
     assert is_alive(decoy.pid)
     decoy.kill()
     decoy.wait()

@@ -1,0 +1,61 @@
+"""The log of one environment: what its processes print, through all its lives, and bounded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+_TAIL_LINES = 20
+_TAIL_BYTES = 8192
+
+
+class InstanceLog:
+    """A file that processes append to, and one older file beside it.
+
+    Args:
+      folder: is made if need be.
+      worker_id, env_id: name the file, `env-<worker>-<env>.log`; the older one has `.1` behind that.
+      max_bytes: of each of the two, whenever `bound` is called.
+    """
+
+    def __init__(self, folder: Path, worker_id: int, env_id: int, max_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"env-{worker_id:02d}-{env_id:03d}.log"
+        self._older = self.path.with_suffix(".log.1")
+        self._max_bytes = max_bytes
+        self._life_begin = 0
+
+    def open(self) -> BinaryIO:
+        """The file for the output of a new life."""
+        self.bound()
+        file = self.path.open("ab")
+        self._life_begin = file.tell()
+        return file
+
+    def bound(self) -> None:
+        """Moves a log that has grown too large to the older file, of which only the end is kept.
+
+        Its processes write on meanwhile, and begin a new file by that: they have it open for appending. What they write
+        in the instant between the last byte's copy and the cut is lost.
+        """
+        try:
+            size = os.stat(self.path).st_size
+        except FileNotFoundError:
+            return
+        if size <= self._max_bytes:
+            return
+        with self.path.open("r+b") as log, self._older.open("wb") as older:
+            log.seek(size - self._max_bytes)
+            shutil.copyfileobj(log, older)
+            log.truncate(0)
+        self._life_begin = 0
+
+    def tail(self) -> str:
+        """The last lines of the present life."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(min(size, max(self._life_begin, size - _TAIL_BYTES)))
+            text = file.read(_TAIL_BYTES).decode(errors="replace")
+        return "\n".join(text.splitlines()[-_TAIL_LINES:])
