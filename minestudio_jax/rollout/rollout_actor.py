@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
-from minestudio_jax.rollout.policy_loading import PackedVersion, PolicyLoader
+from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersion, PolicyLoader
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
 _WAIT_S = 0.5  # how often a blocked sender looks whether it should stop
@@ -42,6 +43,7 @@ class RolloutActor:
         log_dir: Path,
         replay_buffer: Any,
     ) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._replay_buffer = replay_buffer
         self._queue_size = config.rollout.to_send_queue_size
         self._under_way: list[Any] = []
