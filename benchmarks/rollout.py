@@ -1,6 +1,6 @@
 """How much of the environments' own speed the rollout side keeps, and what it costs while they are slow.
 
-    python benchmarks/rollout.py [--policies=small,large] [--step-ms=20,50] [--envs=1,8,32,128] [--seconds=10]
+    python benchmarks/rollout.py [--policies=small,large] [--step-ms=20,50] [--envs=1,8,32,128] [--workers=2]
 
 Environments sleep through their steps (plus or minus a fifth; one reset in ten takes 2 s) and keep a clock of the time
 they took themselves, so that their limit is known: steps by that time. Both policies are IMPALA's with a GRU of 256:
@@ -44,17 +44,19 @@ SLOW_RESETS = {"slow_reset_s": 2.0, "slow_reset_share": 0.1, "jitter": 0.2}
 SETTLE_S = 3.0
 
 
-def settings(size: int, envs: int, **options: object) -> Config:
+def settings(size: int, envs: int, workers: int = 1, **options: object) -> Config:
     return Config(
         env=EnvConfig(
             factory="benchmarks.slow_environment:make",
             options={"height": size, "width": size, **options},
+            max_concurrent_starts=0,
         ),
         rollout=RolloutConfig(
-            num_envs=envs,
-            inference_batch_size=min(envs, LARGEST_BATCH),
+            num_rollout_workers=workers,
+            num_envs=envs // workers,
+            inference_batch_size=min(envs // workers, LARGEST_BATCH),
             fragment_length=64,
-            num_cpus_per_worker=psutil.cpu_count(),
+            num_cpus_per_worker=psutil.cpu_count() // workers,
         ),
         replay=ReplayConfig(when_full="drop_oldest", max_chunks=8),
         trainer=TrainerConfig(batch_size_per_device=1, batches_per_iteration=1),
@@ -89,7 +91,7 @@ class Rollout:
         spec = self._manager.wait_until_started(300.0)
         params = jax.jit(make_policy(config, spec).init)(jax.random.key(0))
         self._manager.publish(1, policy_store.save_version(folder / "versions", 1, params))
-        self._num_envs = config.rollout.num_envs
+        self._num_envs = config.rollout.num_envs * config.rollout.num_rollout_workers
         give_up = time.monotonic() + 300
         while not (self.clock()[:, 0] > 0).all():
             if time.monotonic() > give_up:
@@ -108,10 +110,10 @@ class Rollout:
         self._manager.close(20.0)
 
 
-def keeping(policy: str, step_ms: float, envs: int, seconds: float) -> None:
+def keeping(policy: str, step_ms: float, envs: int, workers: int, seconds: float) -> None:
     size = SIZES[policy]
-    config = settings(size, envs, step_s=step_ms / 1000, **SLOW_RESETS)
-    batch = config.rollout.inference_batch_size
+    config = settings(size, envs, min(envs, workers), step_s=step_ms / 1000, **SLOW_RESETS)
+    batch = min(envs, LARGEST_BATCH)
     before = bare_act(config, size, batch, 2.0)
     alone = bare_act(config, size, 1, 1.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--policies", default="small,large")
     parser.add_argument("--step-ms", default="20,50")
     parser.add_argument("--envs", default="1,8,32,128")
+    parser.add_argument("--workers", type=int, default=2, help="rollout workers, which share the cores")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--idle", action="store_true", help="only the processor time of waiting")
     arguments = parser.parse_args()
@@ -171,7 +174,7 @@ def main() -> None:
         for policy in arguments.policies.split(","):
             for step_ms in map(float, arguments.step_ms.split(",")):
                 for envs in map(int, arguments.envs.split(",")):
-                    keeping(policy, step_ms, envs, arguments.seconds)
+                    keeping(policy, step_ms, envs, arguments.workers, arguments.seconds)
     finally:
         ray_cluster.stop_ray()
 

@@ -20,9 +20,10 @@ from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec, Observa
 from minestudio_jax.envs.host_protocol import StepOutcome, StepRequests
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
 from minestudio_jax.rollout.env_worker import EnvLaunch, EnvWorker, InstanceFailure, PermanentEnvironmentFailure
+from minestudio_jax.rollout.host_permits import Permit
 from minestudio_jax.rollout.process_guard import ProcessGuard
 from minestudio_jax.rollout.recycling import Recycling
-from minestudio_jax.rollout.start_limit import StartLimit, StartPermit
+from minestudio_jax.rollout.start_limit import StartLimit
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class _Slot:
     worker: EnvWorker | None = None
     fd: int = -1
     start_at: float = 0.0
-    permit: StartPermit | None = None
+    permit: Permit | None = None
     life: int = 0
     steps: int = 0
     barren_failures: int = 0

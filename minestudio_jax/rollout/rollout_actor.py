@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import ray
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout.cpu_pinning import CpuPinning
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
-from minestudio_jax.rollout.policy_loading import PackedVersion, PolicyLoader
+from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersion, PolicyLoader
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
 _WAIT_S = 0.5  # how often a blocked sender looks whether it should stop
@@ -42,6 +44,7 @@ class RolloutActor:
         log_dir: Path,
         replay_buffer: Any,
     ) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._replay_buffer = replay_buffer
         self._queue_size = config.rollout.to_send_queue_size
         self._under_way: list[Any] = []
@@ -51,7 +54,9 @@ class RolloutActor:
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._loader: PolicyLoader | None = None
         try:
-            self._pool = make_pool(config, worker_id, worker_life, log_dir, session_id)
+            # Before JAX makes its threads, and not for the environments.
+            self._cpus = CpuPinning(config.rollout.num_cpus_per_worker, session_id)
+            self._pool = make_pool(config, worker_id, worker_life, log_dir, session_id, self._cpus.before)
             policy = make_policy(config, self._pool.spec)
             self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
             abstract_params = jax.eval_shape(policy.init, jax.random.key(0))

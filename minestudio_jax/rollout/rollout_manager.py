@@ -15,7 +15,7 @@ import ray.exceptions
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import SampleFragment
-from minestudio_jax.rollout.policy_loading import PackedVersion
+from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES, PackedVersion
 from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
 from minestudio_jax.rollout.rollout_actor import RolloutActor
@@ -194,7 +194,7 @@ class RolloutManager:
             ray.remote(RolloutActor)
             .options(
                 num_cpus=self._config.rollout.num_cpus_per_worker,
-                runtime_env=_CPU_ONLY,
+                runtime_env={"env_vars": {**_CPU_ONLY["env_vars"], **HEAP_VARIABLES}},
                 max_concurrency=4,  # report and load_policy must not wait for each other
             )
             .remote(

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import socket
-
-
-class StartPermit:
-    """The right to start one environment; whoever dies with it gives it back."""
-
-    def __init__(self, holder: socket.socket | None) -> None:
-        self._holder = holder
-
-    def give_back(self) -> None:
-        """Harmless if called twice."""
-        if self._holder is not None:
-            self._holder.close()
+from minestudio_jax.rollout.host_permits import HostPermits, Permit
 
 
 class StartLimit:
     """Permits to start environments, shared by all that give the same session on the same host.
-
-    A permit is a name that one socket of the host at most can have, without a file: the kernel frees it with its
-    holder, whichever way that one ends, and nothing is left behind.
 
     Args:
       session_id: life of the trainer.
@@ -32,21 +14,14 @@ class StartLimit:
     """
 
     def __init__(self, session_id: str, most: int) -> None:
-        session = hashlib.sha256(session_id.encode()).hexdigest()[:32]
-        self._names = [f"\0minestudio_jax/{os.getuid()}/{session}/start/{place}" for place in range(most)]
+        self._permits, self._most = HostPermits(session_id, "start"), most
 
-    def acquire(self) -> StartPermit | None:
+    def acquire(self) -> Permit | None:
         """A permit, or None if all are out. Does not wait."""
-        if not self._names:
-            return StartPermit(None)
-        for name in self._names:
-            holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
-                holder.bind(name)
-            except OSError as error:
-                holder.close()
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                continue
-            return StartPermit(holder)
+        if not self._most:
+            return Permit(0, None)
+        for place in range(self._most):
+            permit = self._permits.acquire(place)
+            if permit is not None:
+                return permit
         return None

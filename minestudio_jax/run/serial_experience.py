@@ -54,7 +54,7 @@ class SerialExperience:
 
     def start(self, cleanup: ExitStack) -> EnvironmentSpec:
         self._board.stage(f"starting {self._config.rollout.num_envs} environments in this process's care")
-        self._pool = make_pool(self._config, 0, 0, self._directory.logs)
+        self._pool = make_pool(self._config, 0, 0, self._directory.logs, self._session_id)
         cleanup.callback(self._pool.close)
         return self._pool.spec
 

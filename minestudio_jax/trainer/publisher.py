@@ -63,7 +63,7 @@ class ParamPublisher:
         self._publication = publication
         self._sent = publication.directory if publication else kept
         self._writing_to = kept
-        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        self._copy = jax.jit(_copied)
         self._rounded = jax.jit(lambda tree: jax.tree.map(_rounded, tree))
         self._newest: _Version | None = None
         self._to_send: _Version | None = None
@@ -83,7 +83,7 @@ class ParamPublisher:
         Raises:
           RuntimeError: writing an earlier version failed.
         """
-        snapshot = self._copy(params)
+        snapshot, _ = self._copy(params)
         with self._condition:
             self._raise_error()
             self._newest = self._to_send = _Version(version, snapshot)
@@ -205,6 +205,16 @@ class ParamPublisher:
     def _written(self, directory: Path, number: int, params: Any) -> Path:
         self._writing_to = directory
         return policy_store.save_version(directory, number, params)
+
+
+def _copied(tree: Any) -> tuple[Any, jax.Array]:
+    """A copy, and a number of no meaning.
+
+    XLA runs what has fewer than a thousand floating-point operations in the caller's thread on CPUs, however many bytes
+    it copies; the sum makes it more, so that the caller goes on at once.
+    """
+    some = max(jax.tree.leaves(tree), key=jnp.size).ravel()[:4096].astype(jnp.float32)
+    return jax.tree.map(jnp.copy, tree), jnp.sum(some * some)
 
 
 def _rounded(leaf: jax.Array) -> jax.Array:
