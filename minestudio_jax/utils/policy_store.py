@@ -42,7 +42,7 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
     partial.mkdir(parents=True)
     handler = _handler()
     try:
-        handler.save(partial, args=ocp.args.PyTreeSave(params))
+        handler.save(partial, args=ocp.args.PyTreeSave(jax.device_get(params)))
         handler.finalize(partial)
     finally:
         handler.close()
