@@ -82,5 +82,8 @@ class InProcessPool:
                 self.counters = PoolCounters(failures=failures)
             self._waiting.append((i, reward, outcome, final))
 
+    def attend(self) -> None:
+        pass
+
     def close(self) -> None:
         pass

@@ -104,6 +104,16 @@ class EnvPool(Protocol):
         """
         ...
 
+    def attend(self) -> None:
+        """Does what `recv` does for environments at work, without waiting and without handing any over.
+
+        Whoever does not receive for long calls it now and then: environments start, and hang, meanwhile.
+
+        Raises:
+          EnvironmentFailure: as `recv`.
+        """
+        ...
+
     def close(self) -> None:
         """Stops every environment and every process of the pool; harmless if called twice."""
         ...

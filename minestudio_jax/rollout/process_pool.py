@@ -196,6 +196,10 @@ class ProcessEnvPool:
         self._awaited += len(slots)
         self._check_at = min(self._check_at, now + min(_LATE_S, self._launches[0].step_deadline_s))
 
+    def attend(self) -> None:
+        """As EnvPool.attend."""
+        self._wait_for_event(0.0)
+
     @property
     def marker(self) -> str:
         """With which the marker of every process of this pool begins, see ProcessGuard."""

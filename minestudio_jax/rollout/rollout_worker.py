@@ -22,6 +22,7 @@ from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.timing import Stopwatch
 
+_ATTEND_S = 0.1  # how often a worker without a policy sees to its environments
 _RECV_TIMEOUT_S = 0.5  # how often a worker whose environments are all busy looks whether it should stop
 
 
@@ -99,9 +100,10 @@ class RolloutWorker:
           EnvironmentFailure: the environments break too often.
         """
         with self.watch.phase("policy"):
-            while not self._policy_arrived.wait(_RECV_TIMEOUT_S):
+            while not self._policy_arrived.wait(_ATTEND_S):
                 if stop.is_set():
                     return
+                self._pool.attend()
         while not stop.is_set():
             self.run_once()
 
