@@ -74,7 +74,7 @@ def test_an_instance_is_replaced_when_it_is_old(make_pool, tmp_path):
     assert time.monotonic() - begin > 0.4
     for index in (0, 1):
         what = [what for what, i, _ in diary_of(tmp_path) if i == index and what != "ready"]
-        assert what[:4] == ["begin", "end", "begin", "end"], "one instance at a time"
+        assert what == ["begin", "end"] * (len(what) // 2) + ["begin"] * (len(what) % 2), "one instance at a time"
     assert pool.counters.total_failures == 0
 
 
