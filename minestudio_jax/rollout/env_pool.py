@@ -32,7 +32,7 @@ class EnvironmentSteps:
       failed: bool [K], the environment broke in the previous action and was restarted: that action has
         no outcome, and `obs` begins an episode of a new instance.
       final_obs: K entries: the last observation of the episode where `truncated`, None elsewhere. Views as `obs`.
-      info: per environment, what it said of the step, or of the episode's last step where it ended.
+      info: per environment, what it said of the last step where an episode ended; empty elsewhere.
     """
 
     env_id: np.ndarray
