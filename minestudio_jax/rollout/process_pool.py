@@ -256,11 +256,11 @@ class ProcessEnvPool:
         waiting = [slot for slot in self._slots if slot.state is _State.WAITING]
         for slot in sorted(waiting, key=lambda slot: slot.start_at):
             if slot.start_at > now:
-                self._start_at = slot.start_at
+                self._start_at = min(self._start_at, slot.start_at)
                 return
             slot.permit = self._start_limit.acquire()
             if slot.permit is None:
-                self._start_at = now + _PERMIT_RETRY_S
+                self._start_at = min(self._start_at, now + _PERMIT_RETRY_S)
                 return
             self._start(slot)
 

@@ -292,8 +292,10 @@ def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_
 def test_nothing_survives_the_sigkill_of_the_parent(tmp_path):
     code = (
         "import json, os, pathlib, signal, sys, time\n"
-        "from tests.rollout.processes import marked_pids\n"
-        "from tests.rollout.test_process_pool import EnvLaunch, ProcessEnvPool, children, play\n"
+        "from minestudio_jax.rollout.env_worker import EnvLaunch\n"
+        "from minestudio_jax.rollout.process_pool import ProcessEnvPool\n"
+        "from tests.rollout.pools import play\n"
+        "from tests.rollout.processes import children, marked_pids\n"
         "options = {'child': 'session', 'fault': 'hang'}\n"
         "launch = EnvLaunch('tests.scripted_env:make', pathlib.Path(sys.argv[1]), options, None, 20, 20, 20)\n"
         "pool = ProcessEnvPool(launch, 3, 0, max_failures_per_hour=0)\n"
