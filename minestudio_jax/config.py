@@ -115,10 +115,13 @@ class EnvConfig:
         "An environment process this many seconds old is replaced by a new one when its episode ends; 0: never.",
         lower=0,
     )
-    recycle_after_steps: int = _setting(0, "The same after this many steps; 0: never.", lower=0)
+    recycle_after_steps: int = _setting(
+        0, "An environment process that has made this many steps is replaced in the same way; 0: never.", lower=0
+    )
     recycle_above_mib: int = _setting(
         0,
-        "The same when the process and all it has started hold more than this many MiB of memory; 0: never.",
+        "An environment process that, with all it has started, holds more than this many MiB of memory is replaced in "
+        "the same way; 0: never.",
         lower=0,
     )
     resize: tuple[int, ...] = _setting(
@@ -483,8 +486,9 @@ def _process_faults(env: EnvConfig) -> list[str]:
     for name in (*names, "log_max_mib") if not env.factory else ():
         value = getattr(env, name)
         if value != getattr(EnvConfig(), name):
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else repr(value)
             remedy = "set env.height and env.width" if name == "resize" else "remove it or set env.factory"
-            faults.append(f"env.{name}={value!r} has no effect on the embedded world: {remedy}")
+            faults.append(f"env.{name}={shown} has no effect on the embedded world: {remedy}")
     return faults
 
 

@@ -84,5 +84,8 @@ class InProcessPool:
                 self.counters = PoolCounters(failures={"death": self.counters.total_failures + 1})
             self._waiting.append((i, reward, outcome, final))
 
+    def attend(self) -> None:
+        pass
+
     def close(self) -> None:
         pass

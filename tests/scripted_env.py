@@ -28,27 +28,28 @@ class ScriptedEnv:
       fault_once: path; the fault strikes only while there is no such file, and makes it.
       child: start a process, "group" in this process group or "session" in its own one, as simulators do.
       diary: path of a file to which "<what> <index> <time>" is appended at "begin", "ready" (first reset) and "end".
-      ballast_mib: memory that the child process holds.
+      ballast_mib: memory that the child process of environment `ballast_index` holds.
       chatter: lines printed a step.
-      close_s, start_s: seconds that close and the constructor take.
+      start_s, close_s: seconds that the constructor takes, and close of the environments `slow_to_close`.
     """
 
     def __init__(
         self, index, seed, episode_length=3, end="terminated", step_s=0.0, fault="", fault_in="step", fault_step=2,
         fault_episode=0, fault_index=0, fault_once="", child="", height=4, task="", diary="", ballast_mib=0,
-        chatter=0, close_s=0.0, start_s=0.0,
+        ballast_index=0, chatter=0, close_s=0.0, slow_to_close=(0,), start_s=0.0,
     ):  # fmt: skip
         self.spec = EnvironmentSpec({"image": ArraySpec((height, 4, 3), "uint8")}, {"choice": 4})
         self._index, self._seed, self._reset_seed, self._height = index, seed, None, height
         self._episode_length, self._end, self._step_s = episode_length, end, step_s
         self._fault = fault if index == fault_index else ""
         self._fault_in, self._fault_at, self._fault_once = fault_in, (fault_episode, fault_step), fault_once
-        self._episode, self._task, self._diary, self._chatter, self._close_s = -1, task, diary, chatter, close_s
+        self._episode, self._task, self._diary, self._chatter = -1, task, diary, chatter
+        self._close_s = close_s if index in slow_to_close else 0.0
         self._write_diary("begin")
         time.sleep(start_s)
         self._children = []
         if child:
-            held = f"held = bytearray(b'x' * {ballast_mib << 20})"
+            held = f"held = bytearray(b'x' * {ballast_mib << 20 if index == ballast_index else 0})"
             sleep = [sys.executable, "-c", "import time; " + held + "; time.sleep(600)"]
             self._children.append(subprocess.Popen(sleep, start_new_session=child == "session"))
         print(f"environment {index} speaks", flush=True)

@@ -87,6 +87,10 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"env": {"factory": "no_colon"}}, ["env.factory='no_colon'", "package.module:function"]),
         ({"policy": {"options": {"a": 1}}}, ["policy.options", "policy.factory"]),
         ({"env": {"python": "/bin/x"}}, ["env.python='/bin/x'", "env.factory"]),
+        ({"env": {"resize": (128, 128)}}, ["env.resize=128,128", "env.height and env.width"]),
+        ({"env": {"factory": "a:b", "resize": (128,)}}, ["env.resize=128 ", "128,128"]),
+        ({"env": {"factory": "a:b", "resize": (0, 9)}}, ["env.resize=(0, 9)", "least"]),
+        ({"env": {"recycle_after_s": 60.0}}, ["env.recycle_after_s=60.0", "set env.factory"]),
         ({"policy": {"channels": ()}}, ["policy.channels", "16,32,32"]),
         ({"trainer": {"dual_clip": 1.1}}, ["trainer.dual_clip=1.1", "1.2", "0 takes it away"]),
         ({"trainer": {"off_policy": "none"}}, ["trainer.off_policy='none'", "behaviour, recompute, vtrace"]),
@@ -101,6 +105,14 @@ def test_a_wrong_setting_is_named_with_its_value_and_the_remedy(sections, words)
         validate(changed(**sections))
     for word in words:
         assert word in str(error.value)
+
+
+def test_an_image_is_resized_only_if_a_size_is_given(parse):
+    for argument, size in (("--env.resize=128,96", (128, 96)), ("--env.resize=", ())):
+        config = parse("--env.factory=a:b", argument)
+        validate(config)
+        assert config.env.resize == size
+        assert Config.from_dict(config.to_dict()) == config
 
 
 def test_all_faults_are_told_at_once():

@@ -76,7 +76,9 @@ class Environment(Protocol):
 
         Returns:
           observation after the action (also the last one of an episode), reward, terminated (the task
-          itself ended), truncated (a limit outside the task cut it), info.
+          itself ended), truncated (a limit outside the task cut it), info. An info with an `error` that is
+          not empty says that the simulator broke, as MineRL does; otherwise only that of an episode's last
+          step is looked at.
         Raises:
           EnvironmentFailure: the simulator broke.
         """

@@ -25,21 +25,46 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if image.shape[:2] == (height, width):
         return image
-    top, bottom, down, up = _neighbours(image.shape[0], height)
-    left, right, from_left, from_right = _neighbours(image.shape[1], width)
-    # At the left and right edge OpenCV takes one pixel whole, at the upper and lower edge the same row twice.
-    from_left = np.where(left == right, _ONE, from_left)
-    from_right = np.where(left == right, 0, from_right)
+    rows, above, below, down, up, left, right, from_left, from_right = _plan(*image.shape[:2], height, width)
     # Only rows that are needed, and columns first: the rows are summed with the columns' 11 bits still in them.
-    rows, row_of = np.unique(np.concatenate([top, bottom]), return_inverse=True)
-    used = image[rows]
-    across = used[:, left].astype(np.int32) * from_left[:, None] + used[:, right].astype(np.int32) * from_right[:, None]
-    above, below = across[row_of[: len(top)]] >> 4, across[row_of[len(top) :]] >> 4
-    mixed = ((above * down[:, None, None]) >> 16) + ((below * up[:, None, None]) >> 16)
-    return ((mixed + 2) >> 2).astype(np.uint8)
+    used = image.take(rows, axis=0)
+    across = used.take(left, axis=1).astype(np.int32)
+    across *= from_left
+    other = used.take(right, axis=1).astype(np.int32)
+    other *= from_right
+    across += other
+    across >>= 4
+    mixed = across.take(above, axis=0)
+    mixed *= down
+    mixed >>= 16
+    other = across.take(below, axis=0)
+    other *= up
+    other >>= 16
+    mixed += other
+    mixed += 2
+    mixed >>= 2
+    return mixed.astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=32)
+def _plan(old_height: int, old_width: int, height: int, width: int) -> tuple[np.ndarray, ...]:
+    """What is the same for every image of a size.
+
+    Returns:
+      rows of the old image that are needed; of each new row the upper and the lower one among those and their weights
+      [height, 1, 1]; of each new column the left and the right one and their weights [width, 1].
+    """
+    top, bottom, down, up = _neighbours(old_height, height)
+    left, right, from_left, from_right = _neighbours(old_width, width)
+    # At the left and right edge OpenCV takes one pixel whole, at the upper and lower edge the same row twice.
+    from_left = np.where(left == right, _ONE, from_left).astype(np.int32)
+    from_right = np.where(left == right, 0, from_right).astype(np.int32)
+    rows, row_of = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    above, below = row_of[:height], row_of[height:]
+    down, up = down[:, None, None], up[:, None, None]
+    return rows, above, below, down, up, left, right, from_left[:, None], from_right[:, None]
+
+
 def _neighbours(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of every new pixel along an axis: its two old neighbours and their weights, 2048 in all. int [new_size] each."""
     at = ((np.arange(new_size) + 0.5) * (size / new_size) - 0.5).astype(np.float32)

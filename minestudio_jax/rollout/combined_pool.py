@@ -65,6 +65,11 @@ class CombinedPool:
             part = {name: component[mine] for name, component in action.items()}
             self._pools[number].send(part, env_id[mine] - self._begins[number])
 
+    def attend(self) -> None:
+        """As EnvPool.attend."""
+        for pool in self._pools:
+            pool.attend()
+
     def close(self) -> None:
         """As EnvPool.close."""
         for pool in self._pools:

@@ -32,7 +32,7 @@ class EnvironmentSteps:
       failed: bool [K], the environment broke in the previous action and was restarted: that action has
         no outcome, and `obs` begins an episode of a new instance.
       final_obs: K entries: the last observation of the episode where `truncated`, None elsewhere. Views as `obs`.
-      info: per environment, what it said of the step, or of the episode's last step where it ended.
+      info: per environment, what it said of the last step where an episode ended; empty elsewhere.
     """
 
     env_id: np.ndarray
@@ -108,6 +108,16 @@ class EnvPool(Protocol):
         Args:
           action: name -> int32 [K, 1].
           env_id: int32 [K], environments received and not sent since.
+        """
+        ...
+
+    def attend(self) -> None:
+        """Does what `recv` does for environments at work, without waiting and without handing any over.
+
+        Whoever does not receive for long calls it now and then: environments start, and hang, meanwhile.
+
+        Raises:
+          EnvironmentFailure: as `recv`.
         """
         ...
 

@@ -150,32 +150,34 @@ class EnvWorker:
         except ProtocolError as error:
             raise PermanentEnvironmentFailure(f"env.options cannot be sent to the environment: {error}") from None
         self._log = InstanceLog(launch.log_dir, launch.worker_id, env_id, launch.log_max_bytes)
-        self._memory_fd = new_memory_fd()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
         python = launch.python or sys.executable
-        program = [python, str(_HOST_PROGRAM), str(theirs.fileno()), str(self._memory_fd)]
-        try:
-            with theirs, self._log.open() as log_file, _running_on(launch.cpus):
-                self._process = subprocess.Popen(
-                    [*program, f"env-{launch.worker_id}-{env_id}"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log_file,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(), self._memory_fd),
-                    start_new_session=True,
-                    env=child_environment(self._marker, foreign=launch.python is not None),
-                )
-        except OSError as error:
-            self._socket.close()
-            os.close(self._memory_fd)
-            if isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError)):
-                raise PermanentEnvironmentFailure(
-                    f"env.python={python!r} cannot be run ({error.strerror}); name the executable of an interpreter"
+        with contextlib.ExitStack() as ours:  # closed again if it does not come to a process
+            try:
+                self._memory_fd = new_memory_fd()
+                ours.callback(os.close, self._memory_fd)
+                self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours.callback(self._socket.close)
+                self._socket.setblocking(False)
+                program = [python, str(_HOST_PROGRAM), str(theirs.fileno()), str(self._memory_fd)]
+                with theirs, self._log.open() as log_file, _running_on(launch.cpus):
+                    self._process = subprocess.Popen(
+                        [*program, f"env-{launch.worker_id}-{env_id}"],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log_file,
+                        stderr=subprocess.STDOUT,
+                        pass_fds=(theirs.fileno(), self._memory_fd),
+                        start_new_session=True,
+                        env=child_environment(self._marker, foreign=launch.python is not None),
+                    )
+            except OSError as error:
+                if error.filename == python:
+                    raise PermanentEnvironmentFailure(
+                        f"env.python={python!r} cannot be run ({error.strerror}); name the executable of an interpreter"
+                    ) from None
+                raise InstanceFailure(
+                    "start", f"{self.name} cannot be started: {error}; free memory, processes or file descriptors"
                 ) from None
-            raise InstanceFailure(
-                "start", f"{self.name} cannot be started: {error}; free memory or processes"
-            ) from None
+            ours.pop_all()
         self._ask("start", request)
 
     @property

@@ -198,6 +198,10 @@ class ProcessEnvPool:
         self._awaited += len(slots)
         self._check_at = min(self._check_at, now + min(_LATE_S, self._launches[0].step_deadline_s))
 
+    def attend(self) -> None:
+        """As EnvPool.attend."""
+        self._wait_for_event(0.0)
+
     @property
     def marker(self) -> str:
         """With which the marker of every process of this pool begins, see ProcessGuard."""
@@ -254,11 +258,11 @@ class ProcessEnvPool:
         waiting = [slot for slot in self._slots if slot.state is _State.WAITING]
         for slot in sorted(waiting, key=lambda slot: slot.start_at):
             if slot.start_at > now:
-                self._start_at = slot.start_at
+                self._start_at = min(self._start_at, slot.start_at)
                 return
             slot.permit = self._start_limit.acquire()
             if slot.permit is None:
-                self._start_at = now + _PERMIT_RETRY_S
+                self._start_at = min(self._start_at, now + _PERMIT_RETRY_S)
                 return
             self._start(slot)
 

@@ -21,6 +21,7 @@ from minestudio_jax.rollout.inference import Chosen, Inference
 from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.timing import Stopwatch
 
+_ATTEND_S = 0.1  # how often a worker without a policy sees to its environments
 _RECV_TIMEOUT_S = 0.5  # how often a worker whose environments are all busy looks whether it should stop
 
 
@@ -148,8 +149,9 @@ class RolloutWorker:
             if self.may_act:
                 self.run_once()
                 continue
+            self._pool.attend()
             with self.watch.phase("policy"), self._changed:
-                self._changed.wait_for(lambda: self.may_act, _RECV_TIMEOUT_S)
+                self._changed.wait_for(lambda: self.may_act, _ATTEND_S)
 
     def run_once(self) -> None:
         """One round: take what is ready and begin to act on it; then send what was chosen in the round before.

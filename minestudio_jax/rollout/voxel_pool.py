@@ -105,6 +105,9 @@ class VoxelEnvPool:
         self._states, self._timestep, self._image = self._step(self._states, action)
         self._sent = True
 
+    def attend(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -12,74 +12,8 @@ import pytest
 
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.rollout.env_pool import PoolCounters
-from minestudio_jax.rollout.env_worker import EnvLaunch
-from minestudio_jax.rollout.process_pool import ProcessEnvPool
-from tests.rollout.processes import children, is_alive, marked_pids, shared_memory, sleeper, wait_until
-
-
-@pytest.fixture
-def make_pool(tmp_path):
-    """Makes pools, closes them, and looks whether anything of them is left."""
-    pools, before = [], (children(), shared_memory())
-
-    def make(num_envs=1, seed=0, factory="tests.scripted_env:make", max_failures_per_hour=20, step_deadline_s=10.0,
-             worker_id=0, first_index=0, tasks=None, recycling=None, start_limit=None, settings=None,
-             **options):  # fmt: skip
-        launch = EnvLaunch(
-            factory, tmp_path, options, None, 20.0, 10.0, step_deadline_s, worker_id, first_index, **settings or {}
-        )
-        pools.append(
-            ProcessEnvPool(
-                launch, num_envs, seed, max_failures_per_hour=max_failures_per_hour, tasks=tasks, recycling=recycling,
-                start_limit=start_limit,
-            )
-        )  # fmt: skip
-        return pools[-1]
-
-    yield make
-    for pool in pools:
-        pool.close()
-        pool.close()
-    assert (children(), shared_memory()) == before
-    assert [pid for pool in pools for pid in marked_pids(pool.marker)] == []
-
-
-def act(pool, steps):
-    act_on(pool, *steps.env_id.tolist())
-
-
-def act_on(pool, *ids):
-    pool.send({"choice": np.ones((len(ids), 1), np.int32)}, np.array(ids, np.int32))
-
-
-def receive_all(pool):
-    """Receives every environment once; env -> (observation, final observation)."""
-    got = {}
-    while len(got) < pool.num_envs:
-        steps = pool.recv(10.0)
-        got |= {int(i): pair for i, *pair in zip(steps.env_id, steps.obs, steps.final_obs, strict=True)}
-    return got
-
-
-def received(steps):
-    """One row for each environment: (its pixel, reward, flags, pixel of the final observation)."""
-    for k, i in enumerate(steps.env_id):
-        flags = {f for f in ("first", "terminated", "truncated", "failed") if getattr(steps, f)[k]}
-        final = steps.final_obs[k]["image"][0, 0].tolist() if steps.truncated[k] else None
-        yield int(i), (steps.obs[k]["image"][0, 0].tolist(), float(steps.reward[k]), flags, final)
-
-
-def play(pool, *counts, got=None):
-    """Receives and sends until environment i was received counts[i] times at least; env -> its rows in order."""
-    got = got or {i: [] for i in range(len(counts))}
-    wanted = [len(got[i]) + count for i, count in enumerate(counts)]
-    while any(len(got[i]) < count for i, count in enumerate(wanted)):
-        steps = pool.recv(10.0)
-        assert steps is not None, f"nothing came after {got}"
-        for i, row in received(steps):
-            got[i].append(row)
-        act(pool, steps)
-    return got
+from tests.rollout.pools import act, act_on, play, receive_all, received
+from tests.rollout.processes import is_alive, shared_memory, sleeper, wait_until
 
 
 def test_every_environment_is_given_its_task(make_pool):
@@ -358,8 +292,10 @@ def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_
 def test_nothing_survives_the_sigkill_of_the_parent(tmp_path):
     code = (
         "import json, os, pathlib, signal, sys, time\n"
-        "from tests.rollout.processes import marked_pids\n"
-        "from tests.rollout.test_process_pool import EnvLaunch, ProcessEnvPool, children, play\n"
+        "from minestudio_jax.rollout.env_worker import EnvLaunch\n"
+        "from minestudio_jax.rollout.process_pool import ProcessEnvPool\n"
+        "from tests.rollout.pools import play\n"
+        "from tests.rollout.processes import children, marked_pids\n"
         "options = {'child': 'session', 'fault': 'hang'}\n"
         "launch = EnvLaunch('tests.scripted_env:make', pathlib.Path(sys.argv[1]), options, None, 20, 20, 20)\n"
         "pool = ProcessEnvPool(launch, 3, 0, max_failures_per_hour=0)\n"
