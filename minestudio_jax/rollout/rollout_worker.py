@@ -136,6 +136,11 @@ class RolloutWorker:
                     finished.append(fragment)
         self._send(finished)
 
+    def drain(self) -> None:
+        """Sends what every environment has played and not yet sent, cut before its pending action; ends the worker."""
+        cut = [builder.fail() for builder in self._builders]
+        self._send([fragment for fragment in cut if fragment is not None])
+
     def report(self) -> WorkerReport:
         """What happened since the last call."""
         failures = self._pool.counters.failures

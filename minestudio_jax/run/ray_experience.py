@@ -98,4 +98,8 @@ class RayExperience:
 
     def diagnosis(self) -> str:
         status = self._manager.status()
-        return f"the buffer has {status.ready} fragments ready ({status.counters}); the environments' logs say why"
+        states = ", ".join(f"worker {w.worker_id} {w.state}" for w in status.workers)
+        return (
+            f"the buffer has {status.replay_ready} fragments ready ({status.replay}), {states}; the environments' logs "
+            "say why"
+        )
