@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -103,3 +106,9 @@ class RayExperience:
             f"the buffer has {status.replay_ready} fragments ready ({status.replay}), {states}; the environments' logs "
             "say why"
         )
+
+    def status(self) -> Mapping[str, Any]:
+        return dataclasses.asdict(self._manager.status())
+
+    def set_num_workers(self, number: int) -> str:
+        return self._manager.set_num_workers(number)
