@@ -62,6 +62,12 @@ class RunConfig:
     ray_address: str = _setting(
         "", "Ray cluster to join ('auto' or host:port). Empty: start a private one on this machine."
     )
+    object_store_gib: float = _setting(
+        0.0,
+        "Memory of a private Ray's object store, GiB; what does not fit is spilled to Ray's temporary directory. 0: "
+        "one and a half times replay.max_gib if that is set, Ray's own choice otherwise.",
+        lower=0,
+    )
     start_deadline_s: float = _setting(180.0, "Seconds that Ray and the rollout workers may take to start.", lower=1)
     stall_deadline_s: float = _setting(
         600.0, "Seconds without a batch of experience after which the run fails with a diagnosis.", lower=1
@@ -204,6 +210,14 @@ class RolloutConfig:
     max_worker_restarts: int = _setting(
         20, "Rollout worker deaths over the whole run that are healed before the run fails.", lower=0
     )
+    report_deadline_s: float = _setting(
+        60.0, "Seconds without a sign of life after which a rollout worker, or the replay buffer, is replaced.", lower=1
+    )
+    drain_deadline_s: float = _setting(
+        10.0,
+        "Seconds that a worker which is taken away while the run goes on has to deliver what it has played.",
+        lower=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -251,6 +265,9 @@ class ReplayConfig:
     )
     max_gib: float = _setting(
         0.0, "Capacity in GiB of the fragments' arrays, besides replay.max_chunks; 0: no such limit.", lower=0
+    )
+    max_restarts: int = _setting(
+        5, "Deaths of the replay buffer over the whole run that are healed before the run fails.", lower=0
     )
 
 
@@ -627,6 +644,16 @@ def validate(config: Config) -> None:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
     if not re.fullmatch(r"|auto|[^/:]+:\d+", config.run.ray_address):
         faults.append(f"run.ray_address={config.run.ray_address!r} is neither 'auto' nor of the form host:port")
+    if 0 < config.run.object_store_gib < replay.max_gib:
+        faults.append(
+            f"run.object_store_gib={config.run.object_store_gib:g} is less than replay.max_gib={replay.max_gib:g}, "
+            "which is kept in it: raise it, or 0 sizes it by the other"
+        )
+    if config.run.object_store_gib and config.run.ray_address:
+        faults.append(
+            f"run.object_store_gib={config.run.object_store_gib:g} has no effect on the cluster at run.ray_address="
+            f"{config.run.ray_address!r}: remove it, and give 'ray start' its --object-store-memory"
+        )
     if config.publish.transport == "tmpfs" and config.run.ray_address:
         faults.append(
             "publish.transport='tmpfs' does not reach the other machines of "

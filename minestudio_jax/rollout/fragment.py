@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 # Worker, its life, environment, number of the fragment: one fragment of a session, and no other.
@@ -102,6 +101,8 @@ class SampleFragment:
 
     def sized(self) -> SampleFragment:
         """The same fragment, whose metadata say how large it is."""
+        import jax  # only whoever makes fragments needs it: the buffer's process does not
+
         arrays = [getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "metadata"]
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         return dataclasses.replace(self, metadata=dataclasses.replace(self.metadata, num_bytes=num_bytes))

@@ -161,8 +161,10 @@ class ReplayBuffer:
     def set_version(self, session_id: str, version: int) -> None:
         """Tells the newest published version; what has become too old or belongs to another session leaves.
 
-        The leases of another session end.
+        The leases of another session end. A version older than the newest is no news.
         """
+        if session_id == self.session_id and version < self.version:
+            return
         if session_id != self.session_id:
             for _, chunks in self._leases.values():
                 for chunk in chunks:

@@ -44,27 +44,36 @@ class ReplayBufferActor:
     ) -> None:
         self._buffer = ReplayBuffer(config, fragment_length, seed, counters or ReplayCounters())
         self._changed = asyncio.Condition()
-        self._turn = asyncio.Lock()  # of producers: who waits for room is not overtaken
+        self._next: dict[str, int] = {}  # of each stream of fragments
 
     async def set_version(self, session_id: str, version: int) -> None:
         async with self._changed:
             self._buffer.set_version(session_id, version)
             self._changed.notify_all()
 
-    async def add(self, reference: list[Any], metadata: FragmentMetadata) -> None:
+    async def add(self, reference: list[Any], metadata: FragmentMetadata, stream: str, number: int) -> None:
         """Inserts one fragment; with `when_full=wait` returns only once there was room for it.
 
-        A fragment that comes twice is inserted once, so that a producer that does not know whether its call was
-        heard may repeat it.
+        Ray runs the calls of an asynchronous actor in any order; fragments must come in theirs, or those of one
+        environment would not be found to be consecutive. So each waits for the one before it in its stream.
 
         Args:
           reference: one object reference in a list, so that Ray does not fetch the data.
           metadata: of the fragment.
+          stream: names a producer's sequence of calls to this actor.
+          number: of this call within it, from 0. A call that may not have been heard is repeated with its number.
         """
-        async with self._turn, self._changed:
-            await self._changed.wait_for(lambda: self._buffer.has_room(metadata.num_bytes))
-            self._buffer.add(Entry(reference[0], metadata))
-            self._changed.notify_all()
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    number < self._next.get(stream, 0)
+                    or (number == self._next.get(stream, 0) and self._buffer.has_room(metadata.num_bytes))
+                )
+            )
+            if number == self._next.get(stream, 0):
+                self._next[stream] = number + 1
+                self._buffer.add(Entry(reference[0], metadata))
+                self._changed.notify_all()
 
     async def lease(self, num_fragments: int, timeout_s: float, ahead: int = 0) -> tuple[Lease | None, ReplayCounters]:
         """As ReplayBuffer.lease, but waits up to `timeout_s` for enough fragments; and the counters."""

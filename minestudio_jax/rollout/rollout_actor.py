@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import ray
 
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
@@ -16,20 +17,37 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.cpu_pinning import CpuPinning
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool
-from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.fragment_sender import FragmentSender, SenderCounters
 from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersion, PolicyLoader
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
-_WAIT_S = 0.5  # how often a blocked sender looks whether it should stop
+MAX_CALLS = 16  # none may wait for another: `spec`, `stop` and `drain` take their time
+
+
+@dataclass(frozen=True)
+class ActorReport:
+    """What the manager gets to know of a worker.
+
+    Attributes:
+      state: "starting" its environments, "acting" or "draining".
+      worker: since the last report; None while it starts.
+      sender: since the start of the worker.
+      warnings: since the last report, sentences for the run's log.
+    """
+
+    state: str
+    worker: WorkerReport | None
+    sender: SenderCounters
+    warnings: list[str] = field(default_factory=list)
 
 
 class RolloutActor:
-    """Owns one worker's environments and acting policy in a process of its own.
+    """Owns one worker's environments and acting policy in a process of its own. No call waits for a start.
 
     Args:
       config: the run's settings.
       worker_id: which worker this is.
-      worker_life: how many times it had been restarted.
+      worker_life: how many times it had been started before.
       session_id: life of the trainer.
       log_dir: where the environments' logs go.
       replay_buffer: handle of the ReplayBufferActor.
@@ -45,65 +63,112 @@ class RolloutActor:
         replay_buffer: Any,
     ) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._replay_buffer = replay_buffer
-        self._queue_size = config.rollout.to_send_queue_size
-        self._under_way: list[Any] = []
+        self._config, self._log_dir = config, log_dir
+        self._identity = (worker_id, worker_life, session_id)
+        self._sender = FragmentSender(replay_buffer, config.rollout.to_send_queue_size, self._must_end, self._warn_of)
+        self._warnings: list[str] = []
         self._stop = threading.Event()
+        self._drain_until = 0.0  # time.monotonic(); 0: nothing is waited for at the end
         self._error: Exception | None = None
-        self._pool: EnvPool | None = None
-        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self._started = threading.Event()  # or failed to
+        self._spec: EnvironmentSpec | None = None
+        self._worker: RolloutWorker | None = None
         self._loader: PolicyLoader | None = None
-        try:
-            # Before JAX makes its threads, and not for the environments.
-            self._cpus = CpuPinning(config.rollout.num_cpus_per_worker, session_id)
-            self._pool = make_pool(config, worker_id, worker_life, log_dir, session_id, self._cpus.before)
-            policy = make_policy(config, self._pool.spec)
-            self._worker = RolloutWorker(config, worker_id, worker_life, session_id, self._pool, policy, self._send)
-            abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
-            self._loader = PolicyLoader(abstract_params, self._worker.set_policy, self._fail)
-            self._thread.start()
-        except Exception as error:  # told by the next call: what a constructor raises reaches nobody as it is
-            self._fail(error)
+        self._offered_early: tuple[int, Path | PackedVersion] | None = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self._thread.start()
 
     def spec(self) -> EnvironmentSpec:
-        """Of its environments.
+        """Of its environments, once they have started.
 
         Raises:
           Exception: they could not be started.
         """
+        self._started.wait()
         self._raise_error()
-        assert self._pool is not None
-        return self._pool.spec
+        assert self._spec is not None
+        return self._spec
 
     def load_policy(self, version: int, where: Path | PackedVersion) -> None:
         """Takes note of a published version, to be read beside the acting and used from the batch after."""
-        if self._loader is not None:
-            self._loader.offer(version, where)
+        with self._lock:
+            if self._loader is None:
+                self._offered_early = (version, where)
+            else:
+                self._loader.offer(version, where)
 
-    def report(self) -> WorkerReport:
+    def permit(self, version: int, num_fragments: int) -> None:
+        """See RolloutWorker.permit."""
+        self._started.wait()
+        if self._worker is not None:
+            self._worker.permit(version, num_fragments)
+
+    def set_replay_buffer(self, replay_buffer: Any, life: int) -> None:
+        """The buffer has been replaced, `life` times: fragments that the last one did not confirm go to this one."""
+        self._sender.set_buffer(replay_buffer, life)
+
+    def report(self) -> ActorReport:
         """What happened since the last call.
 
         Raises:
           Exception: what made the worker fail.
         """
         self._raise_error()
-        return self._worker.report()
+        warnings, self._warnings = self._warnings, []
+        started = self._started.is_set() and self._worker is not None
+        state = "draining" if self._drain_until else "acting" if started else "starting"
+        worker = self._worker.report() if started and self._worker is not None else None
+        return ActorReport(state, worker, self._sender.counters, warnings)
 
-    def stop(self) -> None:
+    def drain(self, deadline_s: float) -> SenderCounters:
+        """Ends acting, delivers every step that was played, within `deadline_s`, and closes the environments."""
+        self._drain_until = time.monotonic() + deadline_s
+        return self.stop()
+
+    def stop(self) -> SenderCounters:
         """Ends acting and closes the environments; fragments under way are delivered or abandoned."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        if self._loader is not None:
-            self._loader.close()
-        if self._pool is not None:
-            self._pool.close()
+        self._thread.join()
+        return self._sender.counters
 
     def _run(self) -> None:
+        """The environments' whole life: everything that they are asked comes from this thread."""
+        pool: EnvPool | None = None
         try:
+            worker_id, worker_life, session_id = self._identity
+            # Before JAX makes its threads, and not for the environments.
+            cpus = CpuPinning(self._config.rollout.num_cpus_per_worker, session_id)
+            pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before)
+            policy = make_policy(self._config, pool.spec)
+            self._worker = RolloutWorker(
+                self._config, worker_id, worker_life, session_id, pool, policy, self._sender.send
+            )
+            abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
+            with self._lock:
+                self._loader = PolicyLoader(abstract_params, self._worker.set_policy, self._fail)
+                if self._offered_early is not None:
+                    self._loader.offer(*self._offered_early)
+            self._spec = pool.spec
+            self._started.set()
             self._worker.run(self._stop)
-        except Exception as error:  # told by the next report
+            if self._drain_until:
+                self._worker.drain()
+            self._sender.flush()
+        except Exception as error:  # told by the next call
             self._fail(error)
+        finally:
+            self._started.set()
+            if self._loader is not None:
+                self._loader.close()
+            if pool is not None:
+                pool.close()
+
+    def _must_end(self) -> bool:
+        return self._stop.is_set() and time.monotonic() >= self._drain_until
+
+    def _warn_of(self, sentence: str) -> None:
+        self._warnings.append(sentence)
 
     def _fail(self, error: Exception) -> None:
         self._error = error
@@ -112,12 +177,3 @@ class RolloutActor:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
-
-    def _send(self, fragment: SampleFragment) -> None:
-        """Hands a fragment to the buffer; pauses while too many are under way."""
-        while len(self._under_way) >= self._queue_size and not self._stop.is_set():
-            done, self._under_way = ray.wait(self._under_way, timeout=_WAIT_S)
-            ray.get(done)  # raises if the buffer failed
-        fragment = fragment.sized()
-        reference = ray.put(fragment)
-        self._under_way.append(self._replay_buffer.add.remote([reference], fragment.metadata))

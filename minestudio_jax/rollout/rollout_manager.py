@@ -1,43 +1,65 @@
-"""RolloutManager: starts, feeds, watches and stops the rollout workers and the replay buffer."""
+"""RolloutManager: the learner's view of the experience side, the rollout workers and the replay buffer."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.exceptions
 
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
-from minestudio_jax.rollout.fragment import SampleFragment
-from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES, PackedVersion
-from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
-from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
-from minestudio_jax.rollout.rollout_actor import RolloutActor
-from minestudio_jax.rollout.rollout_worker import WorkerReport
-from minestudio_jax.utils.seeding import derived_seed
+from minestudio_jax.rollout.fragment import FragmentId, SampleFragment
+from minestudio_jax.rollout.policy_loading import PackedVersion
+from minestudio_jax.rollout.replay_buffer import Entry, ReplayCounters
+from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
+from minestudio_jax.rollout.worker_fleet import OnReport, WorkerFleet, WorkerStatus
+
+__all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"]
 
 _POLL_S = 0.5  # between two looks at every worker
+_OBJECT_DEADLINE_S = 30.0  # without another fragment's data, of those that are being fetched
 SIGNAL_GRACE_S = 1.0
-_CPU_ONLY = {"env_vars": {"JAX_PLATFORMS": "cpu"}}  # an actor must never touch the learner's accelerator
 
 log = logging.getLogger(__name__)
 
 
-class RolloutFailure(RuntimeError):
-    """The experience side cannot go on; the message says what failed and what to do."""
+@dataclass(frozen=True)
+class RolloutStatus:
+    """The experience side as it was last seen.
+
+    Attributes:
+      session_id: this life of the trainer.
+      version: newest published policy version; 0 before the first.
+      target: workers that there should be.
+      workers: those that there are.
+      replay: counters of the buffer.
+      replay_ready: fragments that could be trained on now.
+      replay_restarts: buffers that were replaced.
+      replay_error: why the last one was, or "".
+    """
+
+    session_id: str
+    version: int
+    target: int
+    workers: Sequence[WorkerStatus]
+    replay: ReplayCounters
+    replay_ready: int
+    replay_restarts: int
+    replay_error: str
 
 
 class RolloutManager:
-    """The learner's view of the experience side. Ray must have been initialised.
+    """Starts, feeds, watches and stops the rollout workers and the replay buffer. Ray must have been initialised.
 
-    Workers that die are restarted with the newest policy, `rollout.max_worker_restarts` times in all. A worker
-    whose code raises is not: that is a fault of the settings, and the run fails with its traceback.
+    Workers that die or hang are restarted with the newest policy, `rollout.max_worker_restarts` times in all, and so
+    is the buffer, `replay.max_restarts` times. A worker whose code raises is not: that is a fault of the settings, and
+    the run fails with its traceback.
 
     Args:
       config: the run's settings.
@@ -47,29 +69,13 @@ class RolloutManager:
     """
 
     def __init__(self, config: Config, session_id: str, log_dir: Path, run_stops: threading.Event) -> None:
-        self._config = config
-        self._run_stops = run_stops
-        self._session_id = session_id
-        self._log_dir = log_dir
-        self._published: tuple[int, Path | PackedVersion] | None = None
-        self._lock = threading.Lock()
+        self._config, self._session_id, self._run_stops = config, session_id, run_stops
         self._error: BaseException | None = None
         self._stop = threading.Event()
-        self._lives = [0] * config.rollout.num_rollout_workers
-        self._reports: dict[Any, int] = {}
-        self.restarts = 0
-        self.replay_counters = ReplayCounters()
-        self._buffer: Any = (
-            ray.remote(ReplayBufferActor)
-            .options(num_cpus=0, runtime_env=_CPU_ONLY, max_concurrency=MAX_CALLS)
-            .remote(
-                config.replay,
-                config.rollout.fragment_length,
-                derived_seed(config.run.seed, "replay"),
-            )
-        )
-        self._workers = [self._start_worker(i) for i in range(config.rollout.num_rollout_workers)]
         self._thread: threading.Thread | None = None
+        self.published_version = 0
+        self._replay = ReplayService(config, session_id)
+        self._fleet = WorkerFleet(config, session_id, log_dir, self._replay.handle)
 
     def wait_until_started(self, deadline_s: float) -> EnvironmentSpec | None:
         """Waits for every worker's environments, `deadline_s` at most.
@@ -79,8 +85,8 @@ class RolloutManager:
         Raises:
           RolloutFailure: a worker failed, or Ray could not place it, or they differ.
         """
-        waiting = [w.spec.remote() for w in self._workers]
-        asked, ended = list(waiting), time.monotonic() + deadline_s
+        asked = self._fleet.specs()
+        waiting, ended = list(asked), time.monotonic() + deadline_s
         while waiting:
             if self._run_stops.is_set():
                 return None
@@ -101,8 +107,8 @@ class RolloutManager:
             raise RolloutFailure(f"the rollout workers' environments differ: {specs}")
         return specs[0]
 
-    def watch(self, on_report: Callable[[int, WorkerReport], None]) -> None:
-        """Begins to collect the workers' reports and to replace workers that die.
+    def watch(self, on_report: OnReport) -> None:
+        """Begins to collect the workers' reports and to replace what dies.
 
         Args:
           on_report: called from the manager's thread with (worker id, report) about twice a second.
@@ -111,17 +117,37 @@ class RolloutManager:
         self._thread.start()
 
     def publish(self, version: int, where: Path | PackedVersion) -> None:
-        """Tells buffer and workers of a new policy version; never waits for them."""
-        with self._lock:
-            self._published = (version, where)
-            self._buffer.set_version.remote(self._session_id, version)
-            for worker in self._workers:
-                worker.load_policy.remote(version, where)
+        """Tells buffer and workers of a new policy version; never waits for them.
 
-    @property
-    def published_version(self) -> int:
-        """The newest version that workers and buffer were told; 0 before the first."""
-        return self._published[0] if self._published is not None else 0
+        Args:
+          version: its number.
+          where: what the workers read it from.
+        """
+        self._replay.tell(version)
+        self._fleet.publish(version, where)
+        self.published_version = version
+
+    def set_num_workers(self, number: int) -> str:
+        """Has workers added, or the youngest drained; does not wait for it.
+
+        Args:
+          number: of workers that there should be, at least 1.
+        Returns:
+          What will happen, in a sentence.
+        """
+        if number < 1:
+            raise ValueError(f"{number} rollout workers: at least 1 must be left")
+        before, self._fleet.target = self._fleet.target, number
+        if number < before:
+            return f"{before - number} of {before} rollout workers are drained"
+        if number == before:
+            return f"there are {number} rollout workers already"
+        need = self._config.rollout.num_cpus_per_worker * (number - before)
+        free, total = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
+        sentence = f"{number - before} rollout workers are started besides the {before} there were"
+        if need > free:
+            sentence += f"; they ask for {need:g} CPUs, of Ray's {total:g} are {free:g} free: some wait for more"
+        return sentence
 
     def fetch(self, num_fragments: int, timeout_s: float, ahead: int = 0) -> list[SampleFragment] | None:
         """Fragments for one iteration, or None if there are not enough within `timeout_s`.
@@ -136,34 +162,57 @@ class RolloutManager:
           RolloutFailure: the experience side failed.
         """
         self.raise_error()
-        lease = self._lease(num_fragments, timeout_s, ahead)
+        lease = self._replay.lease(num_fragments, timeout_s, ahead)
         fragments: list[SampleFragment] = []
         while lease is not None:
-            lost, unused = [], []
-            for entry in lease.entries:
-                if len(fragments) == num_fragments:
-                    unused.append(entry.metadata.id)
-                    continue
-                try:
-                    fragments.append(ray.get(entry.reference, timeout=self._config.run.stall_deadline_s))
-                except (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError):
-                    lost.append(entry.metadata.id)
-            self._buffer.release.remote(lease.id, lost, unused)
+            missing = num_fragments - len(fragments)
+            there, lost = self._read(lease.entries)
+            fragments += there[:missing]
+            self._replay.release(lease, lost, [f.metadata.id for f in there[missing:]])
             if len(fragments) == num_fragments:
                 return fragments
             lease = None
             while lease is None and not self._stop.is_set():
                 self.raise_error()
-                lease = self._lease(num_fragments - len(fragments), _POLL_S, ahead)
+                lease = self._replay.lease(num_fragments - len(fragments), _POLL_S, ahead)
         return None
 
-    def status(self, timeout_s: float = 5.0) -> ReplayStatus:
-        """Of the buffer."""
-        return ray.get(self._buffer.status.remote(), timeout=timeout_s)
+    @property
+    def replay_counters(self) -> ReplayCounters:
+        """Of the buffer, as they were last told."""
+        return self._replay.counters
+
+    def status(self) -> RolloutStatus:
+        """Everything as it was last seen; asks nobody."""
+        replay = self._replay
+        return RolloutStatus(
+            self._session_id,
+            self.published_version,
+            self._fleet.target,
+            self._fleet.status(),
+            replay.counters,
+            replay.ready,
+            replay.restarts,
+            replay.last_error,
+        )
 
     def metrics(self) -> dict[str, float]:
         """Counters since the start of this process, by metric name."""
-        return {"rollout/worker_restarts": float(self.restarts), **self.replay_counters.metrics()}
+        buffer, sender = self._replay.counters, self._fleet.counters()
+        return {
+            "rollout/workers": float(sum(w.state == "acting" for w in self._fleet.status())),
+            "rollout/worker_restarts": float(self._fleet.restarts),
+            "rollout/abandoned_fragments": float(sender.abandoned),
+            "rollout/object_store_full": float(sender.store_full),
+            "replay/held_fragments": float(buffer.held),
+            "replay/held_bytes": float(buffer.held_bytes),
+            "replay/inserted_fragments": float(buffer.inserted),
+            "replay/trained_fragments": float(buffer.trained),
+            "replay/expired_fragments": float(buffer.expired),
+            "replay/dropped_fragments": float(buffer.dropped),
+            "replay/lost_fragments": float(buffer.lost),
+            "replay/restarts": float(self._replay.restarts),
+        }
 
     def raise_error(self) -> None:
         """Raises what made the experience side fail, if it did."""
@@ -175,72 +224,49 @@ class RolloutManager:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        stops = [w.stop.remote() for w in self._workers]
-        _, unfinished = ray.wait(stops, num_returns=len(stops), timeout=deadline_s)
-        if unfinished:
-            log.warning("%d rollout workers did not stop within %g s and were killed", len(unfinished), deadline_s)
-        for actor in [*self._workers, self._buffer]:
-            ray.kill(actor)
+        self._fleet.close(deadline_s)
+        self._replay.close()
 
-    def _lease(self, num_fragments: int, timeout_s: float, ahead: int) -> Lease | None:
-        try:
-            lease, self.replay_counters = ray.get(self._buffer.lease.remote(num_fragments, timeout_s, ahead))
-        except ray.exceptions.RayActorError as error:
-            raise RolloutFailure(f"the replay buffer died: {error}; start the same command again") from error
-        return lease
+    def _read(self, entries: Sequence[Entry]) -> tuple[list[SampleFragment], list[FragmentId]]:
+        """The data that there are, in the entries' order, and the fragments whose data are gone."""
+        waiting = [entry.reference for entry in entries]
+        last_arrival = time.monotonic()
+        while waiting and not self._stop.is_set():
+            arrived, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S, fetch_local=True)
+            if arrived:
+                last_arrival = time.monotonic()
+            elif time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
+                log.warning("%d fragments could not be fetched in %g s", len(waiting), _OBJECT_DEADLINE_S)
+                break
+        there, lost = [], []
+        for entry in entries:
+            if entry.reference in waiting:
+                lost.append(entry.metadata.id)
+                continue
+            try:
+                there.append(ray.get(entry.reference, timeout=_OBJECT_DEADLINE_S))
+            except (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                lost.append(entry.metadata.id)
+        return there, lost
 
-    def _start_worker(self, worker_id: int) -> Any:
-        return (
-            ray.remote(RolloutActor)
-            .options(
-                num_cpus=self._config.rollout.num_cpus_per_worker,
-                runtime_env={"env_vars": {**_CPU_ONLY["env_vars"], **HEAP_VARIABLES}},
-                max_concurrency=4,  # report and load_policy must not wait for each other
-            )
-            .remote(
-                self._config,
-                worker_id,
-                self._lives[worker_id],
-                self._session_id,
-                self._log_dir,
-                self._buffer,
-            )
-        )
-
-    def _watch(self, on_report: Callable[[int, WorkerReport], None]) -> None:
-        """Collects reports and heals dead workers until told to stop."""
+    def _watch(self, on_report: OnReport) -> None:
+        """Looks after workers and buffer until told to stop."""
         try:
             while not self._stop.wait(_POLL_S):
-                for worker_id, worker in enumerate(self._workers):
-                    if worker_id not in self._reports.values():
-                        self._reports[worker.report.remote()] = worker_id
-                ready, _ = ray.wait(list(self._reports), num_returns=len(self._reports), timeout=_POLL_S)
-                for reference in ready:
-                    worker_id = self._reports.pop(reference)
-                    try:
-                        on_report(worker_id, ray.get(reference))
-                    except ray.exceptions.RayActorError as error:
-                        # A signal sent to every process of a job may have reached Ray before this one; calls to a
-                        # Ray that is gone would end this process.
-                        if self._run_stops.wait(SIGNAL_GRACE_S):
-                            return
-                        self._heal(worker_id, error)
+                # A signal sent to every process of a job may have reached Ray before this one; calls to a Ray that is
+                # gone would end this process.
+                if self._run_stops.is_set():
+                    return
+                self._fleet.turn(on_report, _POLL_S, self._replay.pending(), self._told_to_stop)
+                if not self._run_stops.is_set() and self._replay.heal(self._run_stops, SIGNAL_GRACE_S):
+                    self._fleet.rewire(self._replay.handle, self._replay.restarts)
         except BaseException as error:
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
+        finally:
+            self._replay.give_up()
 
-    def _heal(self, worker_id: int, error: BaseException) -> None:
-        if self.restarts >= self._config.rollout.max_worker_restarts:
-            raise RolloutFailure(
-                f"rollout worker {worker_id} died and rollout.max_worker_restarts="
-                f"{self._config.rollout.max_worker_restarts} is used up: {error}"
-            )
-        self.restarts += 1
-        self._lives[worker_id] += 1
-        log.warning("rollout worker %d died and is started again: %s", worker_id, error)
-        with self._lock:
-            self._workers[worker_id] = self._start_worker(worker_id)
-            if self._published is not None:
-                self._workers[worker_id].load_policy.remote(*self._published)
+    def _told_to_stop(self) -> bool:
+        return self._run_stops.wait(SIGNAL_GRACE_S)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 
@@ -87,3 +89,9 @@ class DeviceExperience:
 
     def diagnosis(self) -> str:
         return "collecting on the device does not wait; this is a bug"
+
+    def status(self) -> Mapping[str, Any]:
+        return {}
+
+    def set_num_workers(self, number: int) -> str:
+        raise ValueError(f"num_rollout_workers={number}: rollout.mode='device' has no rollout workers")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Any, Protocol
 
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
@@ -54,6 +55,18 @@ class Experience(Protocol):
 
     def diagnosis(self) -> str:
         """Why there may be no experience."""
+        ...
+
+    def status(self) -> Mapping[str, Any]:
+        """Workers and buffer as they were last seen, for status.json; empty if there are none."""
+        ...
+
+    def set_num_workers(self, number: int) -> str:
+        """Has rollout workers added or drained while the run goes on; says what will happen.
+
+        Raises:
+          ValueError: it cannot be done.
+        """
         ...
 
 

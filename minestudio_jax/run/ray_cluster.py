@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import time
 import warnings
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +16,10 @@ from minestudio_jax.config import Config, ConfigError
 
 _CONNECT_DEADLINE_S = 5.0
 _EXIT_GRACE_S = 5.0  # for the processes of a private Ray to end by themselves
+_GIB = 2**30
+_SHARED_MEMORY = Path("/dev/shm")
+_STORE_PER_BUFFER = 1.5  # of the object store: what is on its way to the buffer or to the learner lies there as well
+_LEAST_STORE_BYTES = 128 * 2**20
 
 
 def start_ray(config: Config) -> None:
@@ -28,6 +34,7 @@ def start_ray(config: Config) -> None:
     import ray
 
     _check_reachable(config.run.ray_address)
+    _check_shared_memory(config)
     demand = config.rollout.num_rollout_workers * config.rollout.num_cpus_per_worker
     try:
         with warnings.catch_warnings():
@@ -38,11 +45,35 @@ def start_ray(config: Config) -> None:
                 # A private Ray is as large as asked: environments mostly wait, and the machine is the user's.
                 num_cpus=None if config.run.ray_address else max(os.cpu_count() or 1, int(-(-demand // 1))),
                 include_dashboard=None if config.run.ray_address else False,
+                # What does not fit is spilled to Ray's session directory on this host, which goes when Ray is left.
+                object_store_memory=object_store_bytes(config),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(config.run.ray_address, error) from error
+
+
+def object_store_bytes(config: Config) -> int | None:
+    """Size of a private Ray's object store; None if Ray shall choose, or it is not ours to say."""
+    wanted = int((config.run.object_store_gib or _STORE_PER_BUFFER * config.replay.max_gib) * _GIB)
+    if config.run.ray_address or not wanted:
+        return None
+    wanted = max(wanted, _LEAST_STORE_BYTES)
+    if config.run.object_store_gib:
+        return wanted
+    return min(wanted, shutil.disk_usage(_SHARED_MEMORY).free)  # the rest is spilled
+
+
+def _check_shared_memory(config: Config) -> None:
+    """Ray itself would put the object store on disk, or say nothing of the setting."""
+    wanted, free = object_store_bytes(config), shutil.disk_usage(_SHARED_MEMORY).free
+    if wanted is not None and wanted > free:
+        raise ConfigError(
+            f"run.object_store_gib={config.run.object_store_gib:g} does not fit into {_SHARED_MEMORY}, which has "
+            f"{free / _GIB:.1f} GiB free: lower it (what does not fit is spilled to disk), or enlarge {_SHARED_MEMORY} "
+            "(docker run --shm-size)"
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 
@@ -99,4 +102,14 @@ class RayExperience:
 
     def diagnosis(self) -> str:
         status = self._manager.status()
-        return f"the buffer has {status.ready} fragments ready ({status.counters}); the environments' logs say why"
+        states = ", ".join(f"worker {w.worker_id} {w.state}" for w in status.workers)
+        return (
+            f"the buffer has {status.replay_ready} fragments ready ({status.replay}), {states}; the environments' logs "
+            "say why"
+        )
+
+    def status(self) -> Mapping[str, Any]:
+        return dataclasses.asdict(self._manager.status())
+
+    def set_num_workers(self, number: int) -> str:
+        return self._manager.set_num_workers(number)

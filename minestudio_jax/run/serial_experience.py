@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -89,6 +92,12 @@ class SerialExperience:
 
     def diagnosis(self) -> str:
         return f"the buffer holds {self._buffer.counters}; the environments' logs say why"
+
+    def status(self) -> Mapping[str, Any]:
+        return {"replay": dataclasses.asdict(self._buffer.counters)}
+
+    def set_num_workers(self, number: int) -> str:
+        raise ValueError(f"{number} rollout workers cannot be had with rollout.mode=serial, which has one")
 
     def _take_in(self, fragment: SampleFragment) -> None:
         self._buffer.add(Entry(fragment, fragment.sized().metadata))

@@ -19,6 +19,11 @@ class StopSignal:
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
 
+    def request(self, name: str) -> None:
+        """Asks for the orderly stop, as a signal does; `name` says who did."""
+        self.name = self.name or name
+        self.event.set()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if number == signal.SIGINT and self.name == "SIGINT":

@@ -19,6 +19,7 @@ from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
 from minestudio_jax.run.command_line import EXIT_FAILURE
+from minestudio_jax.run.control_desk import ControlDesk
 from minestudio_jax.run.experience import Experience, check_experience, make_experience
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
@@ -64,18 +65,28 @@ def train(config: Config) -> int:
         if config.run.compilation_cache:
             use_compilation_cache(directory.compiled)
         _log_to(directory.logs / "run.log", config.logger.level, board, cleanup)
+        desk = cleanup.enter_context(ControlDesk(directory.path, stop))
         for change in directory.changed_settings:
             board.stage(f"setting changed since the last start: {change}")
         try:
-            return _run(config, directory, board, stop, needed, started)
+            return _run(config, directory, board, desk, stop, needed, started)
         except (RolloutFailure, EnvironmentFailure, LearningFailure) as error:
+            desk.failed(str(error))
             log.error("%s", error)
             board.stage(f"failed: {error}")
             board.stage(f"the same command continues from the last checkpoint; logs are in {directory.logs}")
             return EXIT_FAILURE
 
 
-def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, started: float) -> int:
+def _run(
+    config: Config,
+    directory: RunDirectory,
+    board: Board,
+    desk: ControlDesk,
+    stop: StopSignal,
+    needed: int,
+    started: float,
+) -> int:
     """Starts both sides, loops, and stops them whatever happens."""
     # Before anything is started: the file may be the wrong one.
     pretrained = None if directory.has_checkpoint else pretrained_params(config)
@@ -84,6 +95,8 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
         spec = experience.start(cleanup)
         if spec is None:
             return 0
+        desk.connect(experience)
+        cleanup.callback(desk.disconnect)
         board.stage("building the policy and looking for a checkpoint")
         policy = make_policy(config, spec)
         try:
@@ -114,7 +127,7 @@ def _run(config: Config, directory: RunDirectory, board: Board, stop: StopSignal
             return 0
         board.stage(f"collecting the first {needed} fragments of {config.rollout.fragment_length} steps")
         metrics_log = cleanup.enter_context(closing(JsonLines(directory.metrics)))
-        _loop(config, trainer, experience, statistics, metrics_log, board, stop, started)
+        _loop(config, trainer, experience, statistics, metrics_log, board, desk, stop, started)
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
         trainer.flush_published(config.run.stop_deadline_s)
@@ -131,6 +144,7 @@ def _loop(
     statistics: RolloutStatistics,
     metrics_log: JsonLines,
     board: Board,
+    desk: ControlDesk,
     stop: StopSignal,
     started: float,
 ) -> None:
@@ -168,6 +182,7 @@ def _loop(
             **{f"time/{phase}_s": value for phase, value in watch.drain().items()},
         }
         metrics_log.write(metrics)
+        desk.observe(metrics)
         if now.iteration == before.iteration + 1:
             board.stage(f"first update finished {time.monotonic() - started:.1f} s after the start")
         board.update(metrics)

@@ -400,11 +400,11 @@ def test_the_actor_makes_producers_wait_for_room_and_consumers_for_data():
         assert (await actor.lease(1, 0.01))[0] is None
         waiting = asyncio.create_task(actor.lease(1, 5.0))
         await asyncio.sleep(0)
-        await actor.add(["a"], entry(0).metadata)
+        await actor.add(["a"], entry(0).metadata, "w", 0)
         lease, _ = await waiting
         assert [e.reference for e in lease.entries] == ["a"]
         assert list(await actor.part(lease.id, 0, 1)) == list(lease.entries)
-        blocked = [asyncio.create_task(actor.add([i], entry(i).metadata)) for i in (1, 2)]
+        blocked = [asyncio.create_task(actor.add([i], entry(i).metadata, "w", i)) for i in (1, 2)]
         await asyncio.sleep(0.05)
         assert not any(task.done() for task in blocked), "what is lent takes room"
         counters = await actor.release(lease.id)
@@ -423,12 +423,34 @@ def test_the_actor_makes_producers_wait_for_room_and_consumers_for_data():
     asyncio.run(scenario())
 
 
+def test_the_actor_keeps_the_order_of_each_producer_whatever_order_its_calls_run_in():
+    async def scenario():
+        actor = ReplayBufferActor(ReplayConfig(max_chunks=8, fragments_per_chunk=3), LENGTH, 0)
+        await actor.set_version("s", 1)
+        calls = [(i, stream) for i in range(6) for stream in range(2)]
+        random.Random(0).shuffle(calls)
+        tasks = [
+            asyncio.create_task(actor.add([i], entry(i, env=stream).metadata, str(stream), i)) for i, stream in calls
+        ]
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        await asyncio.wait_for(actor.add([3], entry(3).metadata, "0", 3), 5)  # repeated
+        status = await actor.status()
+        assert (status.ready, status.counters.inserted, status.counters.dropped) == (12, 12, 0)
+        lease, _ = await actor.lease(12, 1.0)
+        assert len(run_lengths(lease.entries)) == 2
+        await actor.set_version("s", 7)
+        await actor.set_version("s", 6)
+        assert (await actor.status()).version == 7
+
+    asyncio.run(scenario())
+
+
 def test_a_starving_consumer_lets_waiting_producers_in_and_nobody_else_does():
     async def scenario():
         actor = ReplayBufferActor(ReplayConfig(max_chunks=1, max_gib=1.5 / 1024), LENGTH, 0)
         await actor.set_version("s", 1)
-        await actor.add([0], entry(0).metadata)
-        blocked = asyncio.create_task(actor.add([1], entry(1).metadata))
+        await actor.add([0], entry(0).metadata, "w", 0)
+        blocked = asyncio.create_task(actor.add([1], entry(1).metadata, "w", 1))
         assert (await actor.lease(2, 0.05, ahead=1))[0] is None
         assert not blocked.done(), "the learner is at work: no need to exceed the budget"
         two, one = asyncio.create_task(actor.lease(2, 5.0)), asyncio.create_task(actor.lease(2, 0.1, ahead=1))

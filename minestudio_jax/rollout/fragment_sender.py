@@ -1,0 +1,156 @@
+"""FragmentSender: a worker's fragments on their way to the replay buffer, in order, whatever becomes of the buffer."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
+
+_WAIT_S = 0.5  # how often a blocked sender looks whether it should give up
+_FIRST_PAUSE_S = 0.05  # before another attempt to store a fragment; doubles
+_LONGEST_PAUSE_S = 2.0
+_SAY_FULL_AFTER_S = 10.0
+
+
+@dataclass
+class _Delivery:
+    """One fragment under way: where its data are, and the call that tells a buffer as number such of a stream."""
+
+    reference: Any
+    metadata: FragmentMetadata
+    buffer: Any = None
+    number: int = 0
+    call: Any = None
+
+
+@dataclass(frozen=True)
+class SenderCounters:
+    """What went wrong on the way, since the start of the worker.
+
+    Attributes:
+      abandoned: fragments that could not be delivered before the worker had to end.
+      store_full: attempts to store a fragment for which Ray's object store had no room.
+    """
+
+    abandoned: int = 0
+    store_full: int = 0
+
+
+class FragmentSender:
+    """Stores fragments and tells the buffer of them. `send` and `flush` are called from one thread.
+
+    A buffer that died is waited for: everything that it had not confirmed is told to the next one again.
+
+    Args:
+      buffer: handle of the ReplayBufferActor.
+      queue_size: fragments under way before `send` waits.
+      must_end: says that the worker has no more time to wait.
+      warn: takes a sentence for the run's log.
+    """
+
+    def __init__(self, buffer: Any, queue_size: int, must_end: Callable[[], bool], warn: Callable[[str], None]) -> None:
+        self._newest = (0, buffer)
+        self._buffer = buffer  # the one that is told of new fragments
+        self._stream = uuid.uuid4().hex
+        self._told = 0  # fragments of the stream
+        self._queue_size = queue_size
+        self._must_end, self._warn = must_end, warn
+        self._under_way: list[_Delivery] = []
+        self._abandoned = self._store_full = 0
+        self._new_buffer = threading.Event()
+
+    @property
+    def counters(self) -> SenderCounters:
+        return SenderCounters(self._abandoned, self._store_full)
+
+    def set_buffer(self, buffer: Any, life: int) -> None:
+        """Another buffer, of a later `life`, has taken the place of the last one; from any thread."""
+        if life > self._newest[0]:
+            self._newest = (life, buffer)
+            self._new_buffer.set()
+
+    def send(self, fragment: SampleFragment) -> None:
+        """Hands a fragment over; waits while too many are under way, or the object store is full."""
+        self._settle(0.0)
+        while len(self._under_way) >= self._queue_size and not self._must_end():
+            self._settle(_WAIT_S)
+        fragment = fragment.sized()
+        reference = self._stored(fragment)
+        if reference is None:
+            self._abandoned += 1
+            return
+        delivery = _Delivery(reference, fragment.metadata)
+        self._under_way.append(delivery)
+        self._tell(delivery)
+
+    def flush(self) -> None:
+        """Waits until everything is delivered; what is not when the worker must end is abandoned."""
+        self._settle(0.0)
+        while self._under_way and not self._must_end():
+            self._settle(_WAIT_S)
+        self._abandoned += len(self._under_way)
+        self._under_way = []
+
+    def _settle(self, timeout_s: float) -> None:
+        """Forgets what the buffer has taken; tells a new buffer of the rest. Waits for one confirmation at most."""
+        if not self._under_way:
+            return
+        self._new_buffer.clear()
+        if self._newest[1] is not self._buffer:
+            self._buffer, self._stream, self._told = self._newest[1], uuid.uuid4().hex, 0
+            for delivery in self._under_way:
+                self._tell(delivery)
+        calls = [delivery.call for delivery in self._under_way]
+        if timeout_s:
+            ray.wait(calls, timeout=timeout_s)
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        confirmed, refused = set(), []
+        for delivery in self._under_way:
+            if delivery.call not in done:
+                continue
+            try:
+                ray.get(delivery.call)
+                confirmed.add(delivery.metadata.id)
+            except ray.exceptions.RayActorError:
+                refused.append(delivery)
+        self._under_way = [d for d in self._under_way if d.metadata.id not in confirmed]
+        if refused:
+            self._new_buffer.wait(timeout_s)
+            for delivery in refused:
+                self._tell(delivery)
+
+    def _tell(self, delivery: _Delivery) -> None:
+        """Tells the present buffer, again if need be; one that has been told already knows it by its number."""
+        if delivery.buffer is not self._buffer:
+            delivery.buffer, delivery.number = self._buffer, self._told
+            self._told += 1
+        delivery.call = self._buffer.add.remote([delivery.reference], delivery.metadata, self._stream, delivery.number)
+
+    def _stored(self, fragment: SampleFragment) -> Any:
+        """Reference of the fragment in Ray's object store; None if there was no room until the worker had to end."""
+        began, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
+        while True:
+            try:
+                return ray.put(fragment)
+            except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+                self._store_full += 1
+                if self._must_end():
+                    return None
+                if time.monotonic() - began > _SAY_FULL_AFTER_S and not said:
+                    said = True
+                    self._warn(
+                        f"a worker has waited {_SAY_FULL_AFTER_S:g} s for room in Ray's object store for a fragment of "
+                        f"{fragment.metadata.num_bytes:,} bytes ({error}): lower replay.max_gib or replay.max_chunks, "
+                        "raise run.object_store_gib, or give Ray's temporary directory more disk to spill to"
+                    )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            self._settle(0.0)  # what the buffer has taken meanwhile is no longer ours

@@ -1,0 +1,352 @@
+"""WorkerFleet: as many rollout workers as are wanted, wherever Ray places them; dead and hanging ones are replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from minestudio_jax.config import Config
+from minestudio_jax.rollout.fragment_sender import SenderCounters
+from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES, PackedVersion
+from minestudio_jax.rollout.replay_service import CPU_ONLY, RolloutFailure
+from minestudio_jax.rollout.rollout_actor import MAX_CALLS, ActorReport, RolloutActor
+from minestudio_jax.rollout.rollout_worker import WorkerReport
+
+_FIRST_BACKOFF_S = 0.5  # before a worker that died is started again; doubles with every death soon after
+_LONGEST_BACKOFF_S = 60.0
+_HEALTHY_AFTER_S = 60.0  # a worker that lived so long begins with the first back-off again
+_DRAIN_GRACE_S = 2.0  # beyond rollout.drain_deadline_s, for the answer
+
+_RUNTIME_ENV = {"env_vars": {**CPU_ONLY["env_vars"], **HEAP_VARIABLES}}
+
+log = logging.getLogger(__name__)
+
+OnReport = Callable[[int, WorkerReport], None]
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One rollout worker as it was last seen.
+
+    Attributes:
+      worker_id: its number; a worker that is replaced keeps it.
+      life: how many times it had been started before.
+      state: "starting" (or waiting for Ray to place it), "acting", "draining" or "dead" (about to be started again).
+      version: policy version it acts with; -1 before the first.
+      env_failures: since its start.
+      last_error: why it died last, or "".
+    """
+
+    worker_id: int
+    life: int
+    state: str
+    version: int
+    env_failures: int
+    last_error: str
+
+
+@dataclass
+class _Member:
+    """One worker through all its lives.
+
+    Attributes:
+      actor: of this life; None while dead.
+      started_at, asked_at: `time.monotonic()`.
+      answered: the actor has answered a report once, so it has been placed and runs.
+      call: the report that is waited for.
+      told: newest version it was told of, by `telling`, a call that it answers at once.
+      restart_at: when a dead one is started again.
+      drain: the call that drains it, to be answered until `drain_until`.
+      sender: of this life.
+    """
+
+    worker_id: int
+    life: int = 0
+    state: str = "starting"
+    actor: Any = None
+    started_at: float = 0.0
+    answered: bool = False
+    call: Any = None
+    asked_at: float = 0.0
+    told: int = -1
+    telling: Any = None
+    restart_at: float = 0.0
+    backoff_s: float = _FIRST_BACKOFF_S
+    drain: Any = None
+    drain_until: float = 0.0
+    version: int = -1
+    env_failures: int = 0
+    last_error: str = ""
+    sender: SenderCounters = field(default_factory=SenderCounters)
+
+
+class WorkerFleet:
+    """Starts, feeds, watches, adds and removes rollout workers.
+
+    `turn` and `rewire` belong to one thread, the manager's; the rest may be called from any.
+
+    Args:
+      config: the run's settings.
+      session_id: this life of the trainer.
+      log_dir: for the environments' logs.
+      replay_buffer: handle that new workers get.
+    """
+
+    def __init__(self, config: Config, session_id: str, log_dir: Path, replay_buffer: Any) -> None:
+        self._config, self._session_id, self._log_dir = config, session_id, log_dir
+        self._replay_buffer = replay_buffer
+        self._lock = threading.Lock()
+        self._published: tuple[int, Path | PackedVersion] | None = None
+        self._members: dict[int, _Member] = {}
+        self._lives: dict[int, int] = {}  # of the next start, of workers that are gone as well
+        self._gone = SenderCounters()  # of actors that are gone
+        self.target = config.rollout.num_rollout_workers
+        self.restarts = 0
+        for worker_id in range(self.target):
+            self._add(worker_id)
+
+    def status(self) -> list[WorkerStatus]:
+        """Every worker, by number."""
+        with self._lock:
+            members = sorted(self._members.values(), key=lambda m: m.worker_id)
+            return [
+                WorkerStatus(m.worker_id, m.life, m.state, m.version, m.env_failures, m.last_error) for m in members
+            ]
+
+    def counters(self) -> SenderCounters:
+        """Of all workers since the start of the run's process."""
+        with self._lock:
+            senders = [self._gone, *(m.sender for m in self._members.values())]
+        return SenderCounters(sum(s.abandoned for s in senders), sum(s.store_full for s in senders))
+
+    def specs(self) -> list[Any]:
+        """A call for each worker that answers with the spec of its environments."""
+        with self._lock:
+            return [m.actor.spec.remote() for m in self._members.values() if m.actor is not None]
+
+    def publish(self, version: int, where: Path | PackedVersion) -> None:
+        """Tells the workers of a new policy version; never waits. Who has not heard of the last is told later."""
+        with self._lock:
+            self._published = (version, where)
+            members = list(self._members.values())
+        for member in members:
+            self._tell(member)
+
+    def rewire(self, replay_buffer: Any, life: int) -> None:
+        """Has all workers deliver to another replay buffer, the one after `life` others."""
+        self._replay_buffer = replay_buffer
+        for member in self._members.values():
+            if member.actor is not None:
+                member.actor.set_replay_buffer.remote(replay_buffer, life)
+
+    def turn(self, on_report: OnReport, wait_s: float, others: list[Any], stopping: Callable[[], bool]) -> None:
+        """Does what is to be done now, and waits up to `wait_s` for reports.
+
+        Args:
+          on_report: called with (worker id, report).
+          wait_s: seconds.
+          others: calls whose answers end the waiting as well.
+          stopping: called after deaths; True if everything has been told to stop, and they are no news.
+        Raises:
+          RolloutFailure: `rollout.max_worker_restarts` are used up.
+          RayError: a worker's code failed.
+        """
+        self._resize()
+        now = time.monotonic()
+        for member in list(self._members.values()):
+            if member.state == "dead" and now >= member.restart_at:
+                self._start(member)
+            if member.actor is not None and member.call is None:
+                member.call, member.asked_at = member.actor.report.remote(), time.monotonic()
+            self._tell(member)
+        calls = [m.call for m in self._members.values() if m.call is not None] + others
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=wait_s)
+        died: list[tuple[_Member, str]] = []
+        never_there: list[tuple[_Member, str]] = []
+        for member in list(self._members.values()):
+            try:
+                if member.call in ready:
+                    self._take_report(member, on_report)
+                elif reason := self._overdue(member):
+                    with contextlib.suppress(ray.exceptions.RayError):
+                        ray.kill(member.actor)
+                    (died if member.answered else never_there).append((member, reason))
+            except ray.exceptions.RayActorError as error:
+                died.append((member, str(error)))
+        if died and stopping():
+            return
+        for member, reason in died:
+            self._count_restart(member, reason)
+        for member, reason in died + never_there:
+            self._bury(member, reason)
+        self._end_drained()
+
+    def close(self, deadline_s: float) -> None:
+        """Stops every worker, at the latest after `deadline_s`."""
+        actors = [m.actor for m in self._members.values() if m.actor is not None]
+        stops = [actor.stop.remote() for actor in actors]
+        if stops:
+            _, unfinished = ray.wait(stops, num_returns=len(stops), timeout=deadline_s)
+            if unfinished:
+                log.warning("%d rollout workers did not stop within %g s and were killed", len(unfinished), deadline_s)
+        for actor in actors:
+            ray.kill(actor)
+
+    def _add(self, worker_id: int) -> None:
+        member = _Member(worker_id, life=self._lives.get(worker_id, 0))
+        self._start(member)
+        with self._lock:
+            self._members[worker_id] = member
+
+    def _start(self, member: _Member) -> None:
+        rollout = self._config.rollout
+        self._lives[member.worker_id] = member.life + 1
+        with self._lock:
+            self._gone = _sum(self._gone, member.sender)
+            member.sender, member.version, member.env_failures = SenderCounters(), -1, 0
+            member.state, member.answered, member.call = "starting", False, None
+            member.told, member.telling = -1, None
+            member.started_at = time.monotonic()
+            member.actor = (
+                ray.remote(RolloutActor)
+                .options(num_cpus=rollout.num_cpus_per_worker, runtime_env=_RUNTIME_ENV, max_concurrency=MAX_CALLS)
+                .remote(
+                    self._config,
+                    member.worker_id,
+                    member.life,
+                    self._session_id,
+                    self._log_dir,
+                    self._replay_buffer,
+                )
+            )
+
+    def _tell(self, member: _Member) -> None:
+        """Tells a worker of the newest version, unless it has still to answer for the last one."""
+        with self._lock:
+            if self._published is None or member.actor is None or not member.answered:
+                return
+            version, where = self._published
+            if member.told >= version:
+                return
+            if member.telling is not None and not ray.wait([member.telling], timeout=0)[0]:
+                return
+            member.told = version
+            member.telling = member.actor.load_policy.remote(version, where)
+
+    def _take_report(self, member: _Member, on_report: OnReport) -> None:
+        call, member.call = member.call, None
+        report: ActorReport = ray.get(call)
+        with self._lock:
+            if member.state != "draining":
+                member.state = report.state
+            member.answered = True
+            member.sender = report.sender
+            if report.worker is not None:
+                member.version = report.worker.version
+                member.env_failures += sum(report.worker.env_failures.values())
+        if time.monotonic() - member.started_at > _HEALTHY_AFTER_S:
+            member.backoff_s = _FIRST_BACKOFF_S
+        for warning in report.warnings:
+            log.warning("rollout worker %d: %s", member.worker_id, warning)
+        self._tell(member)
+        if report.worker is not None:
+            on_report(member.worker_id, report.worker)
+
+    def _overdue(self, member: _Member) -> str:
+        """Why a worker is no longer waited for; empty if it is."""
+        if member.call is None:
+            return ""
+        rollout, waited_s = self._config.rollout, time.monotonic() - member.asked_at
+        if member.answered and waited_s > rollout.report_deadline_s:
+            return f"it did not report within rollout.report_deadline_s={rollout.report_deadline_s:g}"
+        if not member.answered and waited_s > self._config.run.start_deadline_s:
+            return (
+                f"its process was not there within run.start_deadline_s={self._config.run.start_deadline_s:g} "
+                f"({ray.available_resources().get('CPU', 0):g} CPUs are free, it asks for "
+                f"{rollout.num_cpus_per_worker:g})"
+            )
+        return ""
+
+    def _count_restart(self, member: _Member, reason: str) -> None:
+        if member.state == "draining":
+            return
+        limit = self._config.rollout.max_worker_restarts
+        if self.restarts >= limit:
+            raise RolloutFailure(
+                f"rollout worker {member.worker_id} died and rollout.max_worker_restarts={limit} is used up: {reason}"
+            )
+        self.restarts += 1
+
+    def _bury(self, member: _Member, reason: str) -> None:
+        if member.state == "draining":
+            log.warning("rollout worker %d died while it was drained: %s", member.worker_id, reason)
+            self._remove(member)
+            return
+        log.warning("rollout worker %d died and is started again: %s", member.worker_id, reason)
+        with self._lock:
+            member.state, member.last_error, member.actor, member.call = "dead", reason, None, None
+            member.life += 1
+            member.restart_at = time.monotonic() + member.backoff_s
+            member.backoff_s = min(2 * member.backoff_s, _LONGEST_BACKOFF_S)
+
+    def _resize(self) -> None:
+        """Adds or drains workers until as many as are wanted remain."""
+        staying = sorted(m.worker_id for m in self._members.values() if m.state != "draining")
+        for worker_id in range(self.target + len(self._members)):
+            if len(staying) >= self.target:
+                break
+            if worker_id not in self._members:
+                self._add(worker_id)
+                staying.append(worker_id)
+        for worker_id in staying[self.target :]:
+            self._drain(self._members[worker_id])
+
+    def _drain(self, member: _Member) -> None:
+        if member.actor is None or not member.answered:  # it has nothing to deliver, and may never have been placed
+            if member.actor is not None:
+                ray.kill(member.actor)
+            self._remove(member)
+            return
+        deadline_s = self._config.rollout.drain_deadline_s
+        with self._lock:
+            member.state = "draining"
+            member.drain_until = time.monotonic() + deadline_s + _DRAIN_GRACE_S
+            member.drain = member.actor.drain.remote(deadline_s)
+
+    def _end_drained(self) -> None:
+        now = time.monotonic()
+        for member in list(self._members.values()):
+            if member.state != "draining":
+                continue
+            finished = bool(ray.wait([member.drain], timeout=0)[0])
+            if not finished and now < member.drain_until:
+                continue
+            if finished:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    member.sender = ray.get(member.drain)
+            else:
+                log.warning(
+                    "rollout worker %d was not drained within rollout.drain_deadline_s=%g and is killed",
+                    member.worker_id,
+                    self._config.rollout.drain_deadline_s,
+                )
+            ray.kill(member.actor)
+            self._remove(member)
+
+    def _remove(self, member: _Member) -> None:
+        with self._lock:
+            del self._members[member.worker_id]
+            self._gone = _sum(self._gone, member.sender)
+
+
+def _sum(a: SenderCounters, b: SenderCounters) -> SenderCounters:
+    return SenderCounters(a.abandoned + b.abandoned, a.store_full + b.store_full)

@@ -1,0 +1,298 @@
+"""The manager with real Ray: what dies or hangs is replaced, workers come and go, and no fragment is unaccounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+
+import jax
+import psutil
+import pytest
+import ray
+import ray.exceptions
+
+from minestudio_jax.config import Config, EnvConfig, PolicyConfig, ReplayConfig, RolloutConfig
+from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.rollout import fragment_sender, rollout_actor
+from minestudio_jax.rollout.fragment_sender import FragmentSender
+from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
+from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
+from minestudio_jax.run import ray_cluster
+from minestudio_jax.utils import policy_store
+from tests.in_process_pool import SPEC, InProcessPool
+from tests.rollout.processes import is_alive, wait_until
+from tests.trainer.fragments import make_fragments, tiny_policy
+
+LENGTH = 8
+CONFIG = Config(
+    env=EnvConfig(factory="tests.scripted_env:make", options={"step_s": 0.01, "episode_length": 5}),
+    policy=PolicyConfig(channels=(4,), hidden_size=8),
+    rollout=RolloutConfig(
+        num_envs=2, batch_size=2, fragment_length=LENGTH, report_deadline_s=3.0, drain_deadline_s=20.0
+    ),
+    replay=ReplayConfig(max_chunks=8, max_staleness=100, when_full="drop_oldest", max_restarts=2),
+)
+VERSION_SPEC = EnvironmentSpec({"image": ArraySpec((4, 4, 3), "uint8")}, {"choice": 4})
+
+
+def processes(name):
+    """pid of every living Ray actor of that class below this process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if any(f"ray::{name}" in word for word in process.cmdline()) and is_alive(process.pid):
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    ray_cluster.start_ray(
+        dataclasses.replace(CONFIG, rollout=dataclasses.replace(CONFIG.rollout, num_rollout_workers=3))
+    )
+    yield
+    ray_cluster.stop_ray()
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory):
+    params = jax.jit(make_policy(CONFIG, VERSION_SPEC).init)(jax.random.key(0))
+    return policy_store.save_version(tmp_path_factory.mktemp("versions"), 1, params)
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory, version):
+    """One worker that plays, and a run that was told nothing."""
+    manager = RolloutManager(CONFIG, "s", tmp_path_factory.mktemp("logs"), threading.Event())
+    assert manager.wait_until_started(120) == VERSION_SPEC
+    manager.watch(lambda worker_id, report: None)
+    manager.publish(1, version)
+    yield manager
+    manager.close(20.0)
+    assert wait_until(lambda: not processes("RolloutActor") and not processes("ReplayBufferActor"), 20)
+
+
+@pytest.fixture(autouse=True)
+def _counters_balance(request):
+    yield
+    if "manager" in request.fixturenames:
+        assert request.getfixturevalue("manager").replay_counters.balanced
+
+
+def states(manager):
+    return [w.state for w in manager.status().workers]
+
+
+def fetch(manager, number=4, timeout_s=60.0):
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        fragments = manager.fetch(number, 0.5)
+        if fragments is not None:
+            return fragments
+    raise AssertionError(manager.status())
+
+
+def test_fragments_come_with_their_size_and_are_released(manager):
+    fragments = fetch(manager)
+    assert len(fragments) == 4
+    for fragment in fragments:
+        assert fragment.metadata.session_id == "s"
+        assert fragment.metadata.num_bytes == fragment.sized().metadata.num_bytes > (LENGTH + 1) * 48
+    assert wait_until(lambda: manager.replay_counters.trained >= 4)
+
+
+def test_a_replay_buffer_that_dies_is_replaced_and_what_it_held_is_lost(manager):
+    wait_until(lambda: manager.replay_counters.held == 8, 30)
+    before = manager.status()
+    waiting = threading.Thread(target=fetch, args=(manager, 8))  # more than there may be
+    (pid,) = processes("ReplayBufferActor")
+    waiting.start()
+    os.kill(pid, signal.SIGKILL)
+    waiting.join(60)
+    assert not waiting.is_alive()
+    after = manager.status()
+    assert after.replay_restarts == before.replay_restarts + 1
+    assert after.replay.lost >= before.replay.lost + 1
+    assert after.replay.inserted_steps >= before.replay.inserted_steps
+    assert after.replay.balanced
+    assert "died" in after.replay_error
+    fetch(manager)
+    assert states(manager) == ["acting"], "the worker is the same"
+    assert manager.status().workers[0].life == 0
+
+
+def test_a_replay_buffer_that_hangs_is_replaced(manager):
+    (pid,) = processes("ReplayBufferActor")
+    before = manager.status().replay_restarts
+    os.kill(pid, signal.SIGSTOP)
+    assert wait_until(lambda: manager.status().replay_restarts == before + 1, 30)
+    assert "rollout.report_deadline_s=3" in manager.status().replay_error
+    fetch(manager)
+    assert wait_until(lambda: not is_alive(pid), 20)
+
+
+def test_workers_are_added_and_the_youngest_is_drained(manager):
+    """Every step that it played arrives, the last ones in fragments that are cut."""
+    assert "1 rollout workers are started besides the 1" in manager.set_num_workers(2)
+    assert wait_until(lambda: states(manager) == ["acting", "acting"], 60), manager.status()
+    pids = processes("RolloutActor")
+    seen = []
+    wait_until(lambda: seen.extend(f.metadata for f in fetch(manager)) or {m.worker_id for m in seen} == {0, 1}, 60)
+    abandoned = manager.metrics()["rollout/abandoned_fragments"]
+    manager.set_num_workers(1)
+    assert wait_until(lambda: "draining" in states(manager), 10)
+    wait_until(lambda: seen.extend(f.metadata for f in fetch(manager)) or states(manager) == ["acting"], 30)
+    assert states(manager) == ["acting"]
+    for _ in range(4):
+        seen.extend(f.metadata for f in fetch(manager))
+    assert any(m.worker_id == 1 and m.valid_steps < LENGTH for m in seen), "what was open at the end"
+    assert manager.metrics()["rollout/abandoned_fragments"] == abandoned
+    assert wait_until(lambda: sum(map(is_alive, pids)) == 1, 20)
+    with pytest.raises(ValueError, match="at least 1"):
+        manager.set_num_workers(0)
+
+
+def test_a_worker_that_cannot_be_placed_stalls_nothing(manager):
+    sentence = manager.set_num_workers(9)
+    assert "some wait for more" in sentence
+    assert wait_until(lambda: states(manager).count("starting") >= 6, 20)
+    fetch(manager)
+    fetch(manager)
+    manager.set_num_workers(1)
+    assert wait_until(lambda: states(manager) == ["acting"], 60), manager.status()
+    assert wait_until(lambda: len(processes("RolloutActor")) == 1, 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs_is_replaced_with_the_newest_policy(manager, number):
+    (pid,) = processes("RolloutActor")
+    life = manager.status().workers[0].life
+    os.kill(pid, number)
+    assert wait_until(lambda: manager.status().workers[0].life == life + 1, 30)
+    reason = manager.status().workers[0].last_error
+    assert ("rollout.report_deadline_s=3" in reason) == (number == signal.SIGSTOP)
+    assert wait_until(lambda: manager.status().workers[0].version == 1, 60)
+    assert any(f.metadata.worker_life == life + 1 for _ in range(4) for f in fetch(manager))
+    assert wait_until(lambda: not is_alive(pid), 20)
+
+
+def test_the_buffer_is_not_replaced_for_ever(manager):
+    """The last test of this manager: its run has failed."""
+    assert manager.status().replay_restarts == 2
+    (pid,) = processes("ReplayBufferActor")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RolloutFailure, match=r"replay\.max_restarts=2"):
+        fetch(manager)
+        while True:
+            fetch(manager, 8)
+
+
+def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(monkeypatch, tmp_path):
+    """And telling it does not wait."""
+    loaded, slow = [], threading.Event()
+
+    def load(source, abstract):
+        loaded.append(source)
+        slow.wait(10)
+        return params
+
+    config = dataclasses.replace(CONFIG, rollout=dataclasses.replace(CONFIG.rollout, fragment_length=10**6))
+    params = jax.jit(make_policy(config, SPEC).init)(jax.random.key(0))
+    monkeypatch.setattr(rollout_actor, "make_pool", lambda *_: InProcessPool(2))
+    monkeypatch.setattr(policy_store, "load_version", load)
+    actor = rollout_actor.RolloutActor(config, 0, 0, "s", tmp_path, None)
+    assert actor.spec() == SPEC
+    actor.load_policy(1, ["1"])
+    assert wait_until(lambda: loaded == ["1"])
+    began = time.monotonic()
+    for version in (2, 3, 5, 4):
+        actor.load_policy(version, [str(version)])
+    assert time.monotonic() - began < 0.1
+    slow.set()
+    assert wait_until(lambda: actor.report().worker.version == 5)
+    assert loaded == ["1", "5"]
+    actor.load_policy(3, ["3"])
+    actor.stop()
+    assert loaded == ["1", "5"]
+
+
+@pytest.fixture(scope="module")
+def fragments():
+    policy = tiny_policy()
+    return make_fragments(policy, policy.init(jax.random.key(0)), 6)
+
+
+def remote_buffer(**settings):
+    config = ReplayConfig(**{"max_chunks": 8, "fragments_per_chunk": 2, **settings})
+    actor = ray.remote(ReplayBufferActor).options(num_cpus=0, max_concurrency=MAX_CALLS).remote(config, LENGTH, 0)
+    ray.get(actor.set_version.remote("s", 1))
+    return actor
+
+
+def test_what_a_dead_buffer_had_not_confirmed_goes_to_the_next_one_in_order(fragments):
+    """D-55."""
+    first = remote_buffer(max_chunks=1)
+    sender = FragmentSender(first, 9, lambda: False, pytest.fail)
+    for fragment in fragments:
+        sender.send(fragment)
+    # Two are in, the others wait for room.
+    assert wait_until(lambda: ray.get(first.status.remote()).counters.inserted == 2), ray.get(first.status.remote())
+    sender._settle(0.5)
+    ray.kill(first)
+    second = remote_buffer()
+    flushed = threading.Thread(target=sender.flush)
+    flushed.start()
+    time.sleep(0.7)
+    assert flushed.is_alive(), "there is nobody to deliver to"
+    sender.set_buffer(second, 1)
+    flushed.join(20)
+    assert not flushed.is_alive()
+    counters = ray.get(second.status.remote()).counters
+    assert (counters.inserted, counters.dropped, counters.held) == (4, 0, 4), "no gap within a chunk"
+    assert sender.counters.abandoned == 0
+    ray.kill(second)
+
+
+def test_a_worker_that_must_end_abandons_what_nobody_takes(fragments):
+    buffer = remote_buffer(max_chunks=1)
+    must_end = threading.Event()
+    sender = FragmentSender(buffer, 9, must_end.is_set, pytest.fail)
+    for fragment in fragments[:4]:
+        sender.send(fragment)
+    assert wait_until(lambda: ray.get(buffer.status.remote()).counters.inserted == 2)
+    must_end.set()
+    sender.flush()
+    assert sender.counters.abandoned == 2
+    ray.kill(buffer)
+
+
+def test_a_full_object_store_makes_the_worker_wait_and_say_so(fragments, monkeypatch):
+    buffer, warnings, attempts = remote_buffer(), [], []
+    put = ray.put
+
+    def full(value):
+        attempts.append(time.monotonic())
+        if len(attempts) <= 4:
+            raise ray.exceptions.ObjectStoreFullError("no room")
+        return put(value)
+
+    monkeypatch.setattr(fragment_sender, "_SAY_FULL_AFTER_S", 0.1)
+    monkeypatch.setattr(ray, "put", full)
+    sender = FragmentSender(buffer, 9, lambda: False, warnings.append)
+    sender.send(fragments[0])
+    sender.flush()
+    assert sender.counters.store_full == 4
+    assert ray.get(buffer.status.remote()).counters.inserted == 1
+    assert len(warnings) == 1
+    assert "run.object_store_gib" in warnings[0]
+    monkeypatch.setattr(ray, "put", lambda value: full(attempts.clear()))
+    ending = FragmentSender(buffer, 9, lambda: True, warnings.append)
+    ending.send(fragments[1])
+    assert ending.counters.abandoned == 1
+    ray.kill(buffer)
