@@ -37,7 +37,7 @@ def page() -> str:
 
 
 def _text(value: Any) -> str:
-    if value == "":
+    if value in ("", ()):
         return ""
     if isinstance(value, tuple):
         return "`" + ",".join(map(str, value)) + "`"

@@ -63,7 +63,7 @@ class InProcessPool:
             truncated=outcome == "truncated",
             failed=outcome == "failed",
             final_obs={"image": np.stack(final)} if (outcome == "truncated").any() else None,
-            info=[{} for _ in ids],
+            info=[{} if b[2] == "truncated" else {"success": b[2] == "terminated"} for b in batch],
         )
 
     def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool
 from minestudio_jax.rollout.environments import worker_tasks
-from minestudio_jax.rollout.episode_statistics import Episode
+from minestudio_jax.rollout.episode_statistics import Episode, said_success
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_builder import Decision, FragmentBuilder
 from minestudio_jax.rollout.inference import Inference
@@ -79,7 +79,9 @@ class RolloutWorker:
         self._policy: tuple[int, Params] | None = None
         self._policy_arrived = threading.Event()
         self._acting_version = -1
+        self._discount = config.trainer.discount
         self._episode_return = np.zeros(pool.num_envs)
+        self._discounted_return = np.zeros(pool.num_envs)
         self._episode_length = np.zeros(pool.num_envs, int)
         self.watch = Stopwatch()
         self._lock = threading.Lock()
@@ -162,27 +164,33 @@ class RolloutWorker:
                 cut_fragment = builder.fail()
                 if cut_fragment is not None:
                     fragments.append(cut_fragment)
-                self._episode_return[env_id] = self._episode_length[env_id] = 0
+                self._begin_episode(env_id)
                 continue
             if not builder.awaits_outcome:  # the first receipt of the environment
                 continue
             terminated, truncated = bool(steps.terminated[k]), bool(steps.truncated[k])
             builder.outcome(float(steps.reward[k]), terminated, truncated, float(final_value[k]))
             self._episode_return[env_id] += float(steps.reward[k])
+            self._discounted_return[env_id] += self._discount ** self._episode_length[env_id] * float(steps.reward[k])
             self._episode_length[env_id] += 1
             if terminated or truncated:
                 episodes.append(
                     Episode(
                         float(self._episode_return[env_id]),
+                        float(self._discounted_return[env_id]),
                         int(self._episode_length[env_id]),
+                        said_success(steps.info[k]),
                         self._tasks[env_id],
                         self._acting_version,
                     )
                 )
-                self._episode_return[env_id] = self._episode_length[env_id] = 0
+                self._begin_episode(env_id)
         with self._lock:
             self._since = dataclasses.replace(self._since, episodes=self._since.episodes + episodes)
         self._send(fragments)
+
+    def _begin_episode(self, env_id: int) -> None:
+        self._episode_return[env_id] = self._discounted_return[env_id] = self._episode_length[env_id] = 0
 
     def _send(self, fragments: list[SampleFragment]) -> None:
         if not fragments:
