@@ -218,8 +218,9 @@ def measure(size: str, repetitions: int) -> None:
         for way, its in results.items():
             latency, held_up, gap = zip(*its, strict=True)
             middle = statistics.median(latency)
+            spread = f"({min(latency):.3f} to {max(latency):.3f})"
             print(
-                f"  {way:17} {middle:6.3f} s ({min(latency):.3f} to {max(latency):.3f}), {middle / copied:.1f} copies;  "
+                f"  {way:17} {middle:6.3f} s {spread}, {middle / copied:.1f} copies;  "
                 f"learner {_milliseconds(held_up)};  gap {_milliseconds(gap)}",
                 flush=True,
             )

@@ -22,6 +22,8 @@ from absl import flags
 
 from minestudio_jax.utils.task_assignment import assigned_tasks
 
+SINKS = ("jsonl", "tensorboard", "wandb")  # names in logger.sinks; the first is always written
+
 
 class ConfigError(ValueError):
     """A setting is wrong; the message names it, its value and the remedy."""
@@ -387,6 +389,12 @@ class LoggerConfig:
         choices=("auto", "live", "lines"),
     )
     heartbeat_s: float = _setting(5.0, "Seconds between heartbeat lines.", lower=0.1)
+    sinks: tuple[str, ...] = _setting(
+        (),
+        "Where metrics go besides metrics.jsonl, separated by commas: tensorboard, wandb, or your own, "
+        "package.module:function, called as fn(run_dir, config) -> object with write(record) and close(). A slow or "
+        "failing one loses records, never time.",
+    )
     level: str = _setting("info", "Lowest level written to logs/run.log.", choices=("debug", "info", "warning"))
 
 
@@ -639,6 +647,13 @@ def validate(config: Config) -> None:
         )
     if buffered:
         faults.extend(_replay_faults(replay, trainer))
+    for sink in config.logger.sinks:
+        if sink not in SINKS and sink.count(":") != 1:
+            faults.append(
+                f"logger.sinks: {sink!r} is neither one of {', '.join(SINKS)} nor of the form package.module:function"
+            )
+    if len(set(config.logger.sinks)) != len(config.logger.sinks):
+        faults.append(f"logger.sinks={','.join(config.logger.sinks)} names one twice: remove it")
     for setting, path in (("env.factory", env.factory), ("policy.factory", config.policy.factory)):
         if path and path.count(":") != 1:
             faults.append(f"{setting}={path!r} is not of the form package.module:function")
@@ -681,7 +696,7 @@ def _field_faults(name: str, value: Any, metadata: Any) -> list[str]:
             faults.append(f"{name}={value} is below its least value {metadata['lower']}")
         if metadata["upper"] is not None and not number <= metadata["upper"]:
             faults.append(f"{name}={value} is above its greatest value {metadata['upper']}")
-    if isinstance(value, tuple) and not value and not metadata["empty"]:
+    if value == () and metadata["lower"] is not None and not metadata["empty"]:
         faults.append(f"{name} is empty: give at least one number, such as 16,32,32")
     return faults
 
@@ -738,12 +753,23 @@ class _IntegersParser(flags.ArgumentParser[tuple[int, ...]]):
             raise ValueError("not integers separated by commas, such as 16,32,32") from None
 
 
+class _WordsParser(flags.ArgumentParser[tuple[str, ...]]):
+    """Parses words separated by commas."""
+
+    syntactic_help = "words separated by commas"
+
+    def parse(self, argument: Any) -> tuple[str, ...]:
+        if isinstance(argument, tuple):
+            return argument
+        return tuple(part.strip() for part in argument.split(",") if part.strip())
+
+
 class _JsonSerializer(flags.ArgumentSerializer[Any]):
     def serialize(self, value: Any) -> str:
         return json.dumps(value, sort_keys=True)
 
 
-class _IntegersSerializer(flags.ArgumentSerializer[Any]):
+class _ListSerializer(flags.ArgumentSerializer[Any]):
     def serialize(self, value: Any) -> str:
         return ",".join(str(v) for v in value)
 
@@ -758,7 +784,8 @@ _FLAG_OF_TYPE: dict[Any, Callable[..., Any]] = {
     int: lambda name, default, help, fv: flags.DEFINE_integer(name, default, help, flag_values=fv),
     float: lambda name, default, help, fv: flags.DEFINE_float(name, default, help, flag_values=fv),
     dict[str, Any]: _define_with(_JsonObjectParser(), _JsonSerializer()),
-    tuple[int, ...]: _define_with(_IntegersParser(), _IntegersSerializer()),
+    tuple[int, ...]: _define_with(_IntegersParser(), _ListSerializer()),
+    tuple[str, ...]: _define_with(_WordsParser(), _ListSerializer()),
 }
 
 

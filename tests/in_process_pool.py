@@ -65,7 +65,7 @@ class InProcessPool:
             truncated=outcome == "truncated",
             failed=outcome == "failed",
             final_obs=[None if b[3] is None else {"image": b[3]} for b in batch],
-            info=[{} for _ in ids],
+            info=[{} if b[2] == "truncated" else {"success": b[2] == "terminated"} for b in batch],
         )
 
     def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:

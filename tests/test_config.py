@@ -50,6 +50,7 @@ def test_command_line_and_flag_file_later_ones_win(parse, tmp_path):
     assert config.trainer.discount == 0.5
     assert config.policy.channels == (4, 8)
     assert config.env.options == {"trees": 2}
+    assert parse("--logger.sinks=jsonl, tensorboard").logger.sinks == ("jsonl", "tensorboard")
     assert parse(f"--flagfile={file}", "--trainer.discount=0.7").trainer.discount == 0.7
 
 
@@ -96,6 +97,13 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"trainer": {"off_policy": "none"}}, ["trainer.off_policy='none'", "behaviour, recompute, vtrace"]),
         ({"trainer": {"vtrace_clip": 2.0}}, ["trainer.vtrace_clip=2.0", "off_policy"]),
         ({"trainer": {"reference_update": "interval"}}, ["reference_update='interval'", "reference_interval=0"]),
+        (
+            {"publish": {"transport": "tmpfs"}, "run": {"ray_address": "auto"}},
+            ["publish.transport='tmpfs'", "object_store"],
+        ),
+        ({"publish": {"dtype": "bfloat16"}, "rollout": {"mode": "device"}}, ["publish.dtype='bfloat16'", "device"]),
+        ({"logger": {"sinks": ("tensorbord",)}}, ["logger.sinks: 'tensorbord'", "jsonl, tensorboard, wandb"]),
+        ({"logger": {"sinks": ("wandb", "wandb")}}, ["logger.sinks=wandb,wandb", "twice"]),
         ({"trainer": {"reference_interval": 5}}, ["reference_update='never'", "reference_interval=5"]),
         ({"trainer": {"reference_update": "best_return"}}, ["best_return", "trainer.kl_reference_coef"]),
     ],

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+QUANTILES = (10, 50, 90)  # per cent, of the returns
 
 
 @dataclass(frozen=True)
@@ -15,9 +18,9 @@ class Episode:
 
     Attributes:
       total_reward: undiscounted return.
-      discounted_return: sum over t of discount ** t times reward t, from the episode's first step.
+      discounted_return: sum of trainer.discount^t r_t from its first step on.
       length: steps.
-      success: whether the environment said that the task was solved; None if it does not say.
+      success: whether it was solved; None if the environment does not say.
       task: label.
       policy_version: that chose the last action.
     """
@@ -30,6 +33,12 @@ class Episode:
     policy_version: int
 
 
+def said_success(info: Mapping[str, Any]) -> bool | None:
+    """What an environment's info of an episode's last step says of it: its "success", or None."""
+    success = info.get("success")
+    return None if success is None else bool(success)
+
+
 class EpisodeStatistics:
     """Means over the episodes of one iteration, weighted by episode, and over a sliding window.
 
@@ -39,20 +48,19 @@ class EpisodeStatistics:
     """
 
     def __init__(self, tasks: Iterable[str], window: int = 20) -> None:
-        self._windows: dict[str, deque[float]] = {task: deque(maxlen=window) for task in tasks}
+        self._windows: dict[str, deque[Episode]] = {task: deque(maxlen=window) for task in tasks}
         self._since: list[Episode] = []
         self.total = 0
 
     def add(self, episodes: Iterable[Episode]) -> None:
         for episode in episodes:
             self._since.append(episode)
-            self._windows[episode.task].append(episode.total_reward)
+            self._windows[episode.task].append(episode)
             self.total += 1
 
     def window_mean(self) -> float:
         """Mean return of the last episodes of each task, and of those the mean; NaN before the first."""
-        means = [np.mean(window) for window in self._windows.values() if window]
-        return float(np.mean(means)) if means else float("nan")
+        return self._mean_over_windows(_returns)
 
     def full_window_mean(self) -> float:
         """The same, but NaN before there were as many episodes of every task as a window takes."""
@@ -60,22 +68,44 @@ class EpisodeStatistics:
         return self.window_mean() if full else float("nan")
 
     def drain(self) -> dict[str, float]:
-        """Metrics of the episodes since the last call; means are NaN if there were none."""
+        """Metrics of the episodes since the last call; what is not defined without any is NaN."""
         episodes, self._since = self._since, []
-        returns = [e.total_reward for e in episodes]
-        lengths = [e.length for e in episodes]
+        returns, successes = _returns(episodes), _successes(episodes)
         by_task: dict[str, float] = {}
         if len(self._windows) > 1:
             for task in self._windows:
-                its = [e.total_reward for e in episodes if e.task == task]
+                its = [e for e in episodes if e.task == task]
                 by_task[f"episode/count/{task}"] = float(len(its))
-                by_task[f"episode/return_mean/{task}"] = float(np.mean(its)) if its else float("nan")
+                by_task[f"episode/return_mean/{task}"] = _mean(_returns(its))
+                by_task[f"episode/success_rate/{task}"] = _mean(_successes(its))
+        quantiles = np.percentile(returns, QUANTILES) if returns else [float("nan")] * len(QUANTILES)
         return {
             **by_task,
             "episode/count": float(len(episodes)),
-            "episode/return_mean": float(np.mean(returns)) if returns else float("nan"),
-            "episode/return_min": float(np.min(returns)) if returns else float("nan"),
-            "episode/return_max": float(np.max(returns)) if returns else float("nan"),
-            "episode/length_mean": float(np.mean(lengths)) if lengths else float("nan"),
+            "episode/return_mean": _mean(returns),
+            "episode/return_min": min(returns, default=float("nan")),
+            "episode/return_max": max(returns, default=float("nan")),
+            **{f"episode/return_p{q}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+            "episode/discounted_return_mean": _mean([e.discounted_return for e in episodes]),
+            "episode/length_mean": _mean([e.length for e in episodes]),
+            "episode/success_rate": _mean(successes),
+            "episode/success_known": float(len(successes)),
             "episode/return_mean_last_20": self.window_mean(),
+            "episode/success_rate_last_20": self._mean_over_windows(_successes),
         }
+
+    def _mean_over_windows(self, numbers: Callable[[Iterable[Episode]], list[float]]) -> float:
+        return _mean([_mean(its) for window in self._windows.values() if (its := numbers(window))])
+
+
+def _returns(episodes: Iterable[Episode]) -> list[float]:
+    return [e.total_reward for e in episodes]
+
+
+def _successes(episodes: Iterable[Episode]) -> list[float]:
+    """1 or 0 for each of which it is known."""
+    return [float(e.success) for e in episodes if e.success is not None]
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return float(np.mean(numbers)) if numbers else float("nan")

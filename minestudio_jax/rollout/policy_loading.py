@@ -26,8 +26,8 @@ HEAP_VARIABLES = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-# For sys.setswitchinterval in such a process: Python's 5 ms are what one thread may keep another waiting for, and acting
-# hands over several times a step.
+# For sys.setswitchinterval in such a process: Python's 5 ms are what one thread may keep another waiting for, and
+# acting hands over several times a step.
 SWITCH_INTERVAL_S = 5e-4
 
 _FETCH_DEADLINE_S = 60.0

@@ -14,7 +14,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool, PoolCounters
 from minestudio_jax.rollout.environments import worker_tasks
-from minestudio_jax.rollout.episode_statistics import Episode
+from minestudio_jax.rollout.episode_statistics import Episode, said_success
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_builder import Decision, Describe, FragmentBuilder
 from minestudio_jax.rollout.inference import Chosen, Inference
@@ -316,12 +316,11 @@ class _EpisodeSoFar:
         self.length += 1
 
     def finished(self, task: str, info: Mapping[str, Any]) -> Episode:
-        success = info.get("success")
         return Episode(
             total_reward=self.total_reward,
             discounted_return=self.discounted_return,
             length=self.length,
-            success=None if success is None else bool(success),
+            success=said_success(info),
             task=task,
             policy_version=self.version,
         )

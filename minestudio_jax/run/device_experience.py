@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import numpy as np
 
 from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
@@ -63,6 +64,7 @@ class DeviceExperience:
             config.rollout.fragment_length,
             (config.env.height, config.env.width),
             derived_seed(config.run.seed, "environments", 0, 0),
+            config.trainer.discount,
         )
 
     def publication(self, policy: Policy, cleanup: ExitStack) -> None:
@@ -79,8 +81,15 @@ class DeviceExperience:
         self.steps += ended.ended.size
         version, task = trainer.counters.policy_version - 1, self._config.env.task
         episodes = [
-            Episode(float(total), int(length), task, version)
-            for total, length in zip(ended.total_reward[ended.ended], ended.length[ended.ended], strict=True)
+            Episode(
+                float(ended.total_reward[where]),
+                float(ended.discounted_return[where]),
+                int(ended.length[where]),
+                None if ended.success is None else bool(ended.success[where]),
+                task,
+                version,
+            )
+            for where in zip(*np.nonzero(ended.ended), strict=True)
         ]
         statistics.add(0, WorkerReport(episodes=episodes, version=version))
 

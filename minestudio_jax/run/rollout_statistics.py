@@ -9,7 +9,7 @@ from pathlib import Path
 from minestudio_jax.rollout.episode_statistics import EpisodeStatistics
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.trainer.state import Counters
-from minestudio_jax.utils.metrics import JsonLines
+from minestudio_jax.utils.metrics import BackgroundJsonLines
 
 
 class RolloutStatistics:
@@ -23,7 +23,7 @@ class RolloutStatistics:
 
     def __init__(self, path: Path, tasks: Iterable[str], counters: Callable[[], Counters]) -> None:
         self._lock = threading.Lock()
-        self._episode_log = JsonLines(path)
+        self._episode_log = BackgroundJsonLines(path)
         self._closed = False
         self._counters = counters
         self._episodes = EpisodeStatistics(tasks)
@@ -48,7 +48,9 @@ class RolloutStatistics:
                         "worker": worker_id,
                         "task": episode.task,
                         "return": episode.total_reward,
+                        "discounted_return": episode.discounted_return,
                         "length": episode.length,
+                        "success": episode.success,
                         "policy_version": episode.policy_version,
                     }
                 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -30,8 +30,10 @@ from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.utils.compilation_cache import use_compilation_cache
 from minestudio_jax.utils.live_board import Board, make_board
-from minestudio_jax.utils.metrics import JsonLines, read_records, rewind
+from minestudio_jax.utils.metric_log import MetricLog
+from minestudio_jax.utils.metrics import read_records, rewind
 from minestudio_jax.utils.seeding import derived_seed
+from minestudio_jax.utils.sinks import sink_factories
 from minestudio_jax.utils.timing import Stopwatch
 
 _WAIT_S = 0.25  # how often the waiting learner looks at the stop signal
@@ -55,6 +57,7 @@ def train(config: Config) -> int:
     if not config.env.factory:
         _checked_embedded_world(config, auxiliary)
     check_experience(config)
+    sink_factories(config.logger.sinks)
     needed = fragments_per_iteration(config.trainer, jax.device_count())
 
     with ExitStack() as cleanup:
@@ -126,7 +129,9 @@ def _run(
         if not experience.connect(trainer, statistics):
             return 0
         board.stage(f"collecting the first {needed} fragments of {config.rollout.fragment_length} steps")
-        metrics_log = cleanup.enter_context(closing(JsonLines(directory.metrics)))
+        factories = sink_factories(config.logger.sinks)
+        metrics_log = MetricLog(directory.metrics, factories, directory.path, config.to_dict())
+        cleanup.callback(metrics_log.close)
         _loop(config, trainer, experience, statistics, metrics_log, board, desk, stop, started)
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
@@ -142,7 +147,7 @@ def _loop(
     trainer: PPOTrainer,
     experience: Experience,
     statistics: RolloutStatistics,
-    metrics_log: JsonLines,
+    metrics_log: MetricLog,
     board: Board,
     desk: ControlDesk,
     stop: StopSignal,
@@ -179,6 +184,7 @@ def _loop(
             "speed/env_steps_per_s": (now.env_steps - last.env_steps) / seconds,
             "speed/trained_steps_per_s": loaded.steps / seconds,
             **experience.metrics(),
+            "logger/dropped_records": float(metrics_log.dropped_records),
             **{f"time/{phase}_s": value for phase, value in watch.drain().items()},
         }
         metrics_log.write(metrics)

@@ -27,6 +27,7 @@ class DeviceCollector:
       fragment_length: T.
       image_size: height and width, pixels.
       seed: of worlds and actions.
+      discount: of the discounted returns that are told.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class DeviceCollector:
         fragment_length: int,
         image_size: tuple[int, int],
         seed: int,
+        discount: float = 1.0,
     ) -> None:
         per_device = num_envs // mesh.size
         self.steps = num_envs * fragments_per_env * fragment_length
@@ -51,7 +53,7 @@ class DeviceCollector:
         self._keys = np.asarray(keys)
         spread = NamedSharding(mesh, P("data"))
         self._begin: Any = jax.jit(self._on_each(begin_one, (P("data"),), P("data")), out_shardings=spread)
-        collect = make_collect(policy, world, fragments_per_env, fragment_length)
+        collect = make_collect(policy, world, fragments_per_env, fragment_length, discount)
         self._collect: Any = jax.jit(
             self._on_each(collect, (P(), P("data")), (P("data"), P("data"), P("data"))), donate_argnums=1
         )

@@ -27,7 +27,9 @@ class JaxWorld(Protocol):
 
     def reset(self, key: jax.Array) -> Any: ...
 
-    def step(self, state: Any, action: dict[str, jax.Array]) -> tuple[Any, Any]: ...
+    def step(self, state: Any, action: dict[str, jax.Array]) -> tuple[Any, Any]:
+        """State after it, and its reward, terminated, truncated and info ("success", if the task can be solved)."""
+        ...
 
     def render(self, state: Any, height: int, width: int) -> jax.Array: ...
 
@@ -42,7 +44,7 @@ class DeviceRolloutState:
       image: uint8 [D E, H, W, 3], what is to be acted on.
       first: bool [D E], it begins an episode.
       memory: policy memory, leading axis D E.
-      episode_return, episode_length: float32, int32 [D E], of the episode under way.
+      episode_return, discounted_return, episode_length: float32, float32, int32 [D E], of the episode under way.
       fresh: world states [D P], a ring in which the next ones to begin wait.
       used: int32 [D], worlds taken from the ring so far.
       key: uint32 [D, 2], raw PRNG keys.
@@ -53,6 +55,7 @@ class DeviceRolloutState:
     first: Any
     memory: Any
     episode_return: Any
+    discounted_return: Any
     episode_length: Any
     fresh: Any
     used: Any
@@ -60,11 +63,19 @@ class DeviceRolloutState:
 
 
 class Ended(NamedTuple):
-    """Episodes that ended, [N, T] each: whether one did after this step, its return and its length."""
+    """Episodes that ended, [N, T] each.
+
+    Attributes:
+      ended: bool, one ended after this step.
+      total_reward, discounted_return, length: its returns and its steps.
+      success: bool, it was solved; None if the world does not say.
+    """
 
     ended: jax.Array
     total_reward: jax.Array
+    discounted_return: jax.Array
     length: jax.Array
+    success: jax.Array | None
 
 
 def begin(
@@ -85,6 +96,7 @@ def begin(
         first=jnp.ones(num_envs, bool),
         memory=policy.initial_state(num_envs),
         episode_return=jnp.zeros(num_envs, jnp.float32),
+        discounted_return=jnp.zeros(num_envs, jnp.float32),
         episode_length=jnp.zeros(num_envs, jnp.int32),
         fresh=_generated(world, keys[num_envs:-1]),
         used=jnp.zeros(1, jnp.int32),
@@ -93,7 +105,7 @@ def begin(
 
 
 def make_collect(
-    policy: Policy, world: JaxWorld, fragments_per_env: int, fragment_length: int
+    policy: Policy, world: JaxWorld, fragments_per_env: int, fragment_length: int, discount: float
 ) -> Callable[[Params, DeviceRolloutState], tuple[DeviceRolloutState, FragmentBatch, Ended]]:
     """The function that collects one iteration's fragments on one device.
 
@@ -104,6 +116,7 @@ def make_collect(
     Args:
       fragments_per_env: K, consecutive fragments of each world; they lie next to each other in the batch.
       fragment_length: T.
+      discount: of the discounted returns that are told.
     Returns:
       `collect(params, state) -> (state, batch of N = E K fragments, episodes that ended)`, pure.
     """
@@ -116,7 +129,9 @@ def make_collect(
         def fragment(carry: DeviceRolloutState, k: jax.Array) -> tuple[DeviceRolloutState, Any]:
             memory = carry.memory
             keys = jax.random.split(jax.random.fold_in(act_key, k), fragment_length)
-            carry, steps = lax.scan(lambda c, step_key: _step(policy, world, params, c, step_key), carry, keys)
+            carry, steps = lax.scan(
+                lambda c, step_key: _step(policy, world, discount, params, c, step_key), carry, keys
+            )
             last, _ = policy.apply(params, {"image": carry.image[:, None]}, carry.first[:, None], carry.memory)
             return carry, (memory, steps, carry.image, carry.first, last.value[:, 0])
 
@@ -158,13 +173,13 @@ def make_collect(
             fresh=_refilled(world, state.fresh, before, state.used[0], refill_key),
             key=jax.random.key_data(key)[None],
         )
-        return state, batch, Ended(*(rows(steps[name]) for name in ("ended", "total_reward", "length")))
+        return state, batch, jax.tree.map(rows, steps["told"])
 
     return collect
 
 
 def _step(
-    policy: Policy, world: JaxWorld, params: Params, state: DeviceRolloutState, key: jax.Array
+    policy: Policy, world: JaxWorld, discount: float, params: Params, state: DeviceRolloutState, key: jax.Array
 ) -> tuple[DeviceRolloutState, dict[str, Any]]:
     """One step of all worlds of a device."""
     height, width = state.image.shape[1:3]
@@ -197,6 +212,7 @@ def _step(
     truncation_value = lax.cond(cut.any(), last_values, lambda: jnp.zeros(ended.shape, jnp.float32))
     next_worlds, next_image = lax.cond(ended.any(), begun_anew, lambda: (worlds, image))
     total = state.episode_return + timestep.reward
+    discounted = state.discounted_return + discount**state.episode_length * timestep.reward
     length = state.episode_length + 1
     after = dataclasses.replace(
         state,
@@ -205,6 +221,7 @@ def _step(
         first=ended,
         memory=memory,
         episode_return=jnp.where(ended, 0.0, total),
+        discounted_return=jnp.where(ended, 0.0, discounted),
         episode_length=jnp.where(ended, 0, length),
         used=state.used + jnp.sum(ended, dtype=jnp.int32),
     )
@@ -218,9 +235,7 @@ def _step(
         "terminated": timestep.terminated,
         "truncated": timestep.truncated,
         "truncation_value": truncation_value,
-        "ended": ended,
-        "total_reward": total,
-        "length": length,
+        "told": Ended(ended, total, discounted, length, timestep.info.get("success")),
     }
 
 

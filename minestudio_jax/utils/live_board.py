@@ -69,7 +69,7 @@ class HeartbeatLines:
         self._print(
             f"iteration {metrics['iteration']:.0f}  env steps {metrics['env_steps']:,.0f} "
             f"({metrics['speed/env_steps_per_s']:.0f}/s)  "
-            f"return of the last 20 episodes {metrics['episode/return_mean_last_20']:.2f}  "
+            f"return of the last 20 episodes {metrics['episode/return_mean_last_20']:.2f}{_success(metrics)}  "
             f"entropy {metrics['loss/entropy']:.2f}  lag {lag:.1f}"
             + (f"  waiting for {waiting_for}" if waiting_for else "")
         )
@@ -140,7 +140,10 @@ class LiveBoard:
         phases = {k[5:-2]: v for k, v in metrics.items() if k.startswith("time/")}
         total = sum(phases.values()) or 1.0
         shares = "  ".join(f"{name} {seconds / total:.0%}" for name, seconds in phases.items())
-        curve = f"return of the last 20 episodes {metrics['episode/return_mean_last_20']:.2f}  {self._spark()}"
+        curve = (
+            f"return of the last 20 episodes {metrics['episode/return_mean_last_20']:.2f}{_success(metrics)}  "
+            f"{self._spark()}"
+        )
         return Group(
             Text(curve),
             table,
@@ -154,3 +157,9 @@ class LiveBoard:
         low, high = min(self._curve), max(self._curve)
         scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
         return "".join(_BARS[round((x - low) * scale)] for x in self._curve)
+
+
+def _success(metrics: Mapping[str, float]) -> str:
+    """Share of the last episodes that were solved, if the environment says."""
+    rate = metrics.get("episode/success_rate_last_20", math.nan)
+    return f" ({rate:.0%} solved)" if math.isfinite(rate) else ""

@@ -141,6 +141,11 @@ def test_episodes_are_reported_with_their_returns_and_failed_ones_are_not(collec
     steps = [e for e in pool.emitted if e[:2] == (env, episode)]
     assert report.episodes[0].total_reward == pytest.approx(sum(e[4] for e in steps), rel=1e-5)
     assert report.episodes[0].length == len(steps)
+    discounted = sum(e[4] * 0.999**t for t, e in enumerate(steps))  # trainer.discount's default
+    assert report.episodes[0].discounted_return == pytest.approx(discounted, rel=1e-5)
+    said = {"terminated": True, "truncated": None}  # by the pool, at an episode's end
+    assert {e.success for e in report.episodes} == {True, None}
+    assert report.episodes[0].success is said[steps[-1][5]]
     assert worker.report().episodes == [], "a report is given once"
 
 

@@ -17,6 +17,7 @@ class Tick(NamedTuple):
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
+    info: dict[str, jax.Array]
 
 
 class CountingWorld:
@@ -32,7 +33,7 @@ class CountingWorld:
         after = Clock(state.identity, state.step + 1)
         ends = after.step >= 3 + state.identity % 4
         even = state.identity % 2 == 0
-        return after, Tick(after.step + 0.1 * action["choice"][0], ends & even, ends & ~even)
+        return after, Tick(after.step + 0.1 * action["choice"][0], ends & even, ends & ~even, {"success": even})
 
     def render(self, state: Clock, height: int, width: int) -> jax.Array:
         rows = jnp.arange(height * width * 3).reshape(height, width, 3)

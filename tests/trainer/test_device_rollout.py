@@ -19,6 +19,7 @@ from tests.trainer.counting_world import CountingWorld
 from tests.trainer.fragments import SPEC, tiny_policy
 
 ENVS, PER_ENV, LENGTH = 4, 2, 5
+DISCOUNT = 0.9
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def params(policy):
 
 
 def make_collector(policy, seed=0, envs=ENVS):
-    return DeviceCollector(policy, CountingWorld(), sharding.data_mesh(), envs, PER_ENV, LENGTH, (8, 8), seed)
+    return DeviceCollector(policy, CountingWorld(), sharding.data_mesh(), envs, PER_ENV, LENGTH, (8, 8), seed, DISCOUNT)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,14 @@ def test_episodes_are_counted_once_with_their_returns(collected):
         length = np.concatenate([e.length[rows].reshape(-1) for e in ended])[told]
         np.testing.assert_allclose(total, expected, rtol=1e-5)
         np.testing.assert_array_equal(length, np.flatnonzero(done) - starts + 1)
+        discounted = np.concatenate([e.discounted_return[rows].reshape(-1) for e in ended])[told]
+        parts = [reward[a : z + 1] for a, z in zip(starts, np.flatnonzero(done), strict=True)]
+        np.testing.assert_allclose(
+            discounted, [(part * DISCOUNT ** np.arange(len(part))).sum() for part in parts], 1e-5
+        )
+        success = np.concatenate([e.success[rows].reshape(-1) for e in ended])[told]
+        terminated = of_env(batches, env, lambda b: b.terminated)[done]
+        np.testing.assert_array_equal(success, terminated)  # in this world
 
 
 def test_as_many_worlds_are_made_as_are_used(collected):

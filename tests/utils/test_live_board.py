@@ -13,6 +13,7 @@ from minestudio_jax.utils.live_board import HeartbeatLines, make_board
 
 METRICS = {
     "iteration": 12, "env_steps": 34567, "policy_version": 13, "episode/return_mean_last_20": 4.56,
+    "episode/success_rate_last_20": 0.35,
     "speed/env_steps_per_s": 789.0, "speed/trained_steps_per_s": 700.0, "loss/policy": -0.01, "loss/value": 0.5,
     "loss/entropy": 1.23, "ppo/approx_kl": 0.01, "lag/policy_versions_mean": 1.5, "time/update_s": 3.0,
     "time/wait_s": 1.0,
@@ -32,10 +33,15 @@ def test_a_file_gets_one_line_a_stage_and_one_a_heartbeat(capsys):
     assert lines[1].endswith("s] waiting for experience")
 
 
+def test_success_is_not_spoken_of_where_it_is_not_known(capsys):
+    make_board("lines", 0.0, "runs/x").update({**METRICS, "episode/success_rate_last_20": float("nan")})
+    assert "solved" not in capsys.readouterr().out
+
+
 def test_a_heartbeat_tells_progress_return_and_who_waits(capsys):
     make_board("lines", 0.0, "runs/x").update(METRICS, waiting_for="experience")
     (line,) = capsys.readouterr().out.splitlines()
-    for word in ("iteration 12", "34,567", "789/s", "4.56", "lag 1.5", "waiting for experience"):
+    for word in ("iteration 12", "34,567", "789/s", "4.56 (35% solved)", "lag 1.5", "waiting for experience"):
         assert word in line
 
 
@@ -64,5 +70,5 @@ def test_a_terminal_gets_a_board_with_curve_speed_and_shares_of_time(kind):
     assert process.wait(30) == 0
     os.close(ours)
     shown = text.decode()
-    for word in ("starting Ray", "runs/x", "34,567", "update 75%", "wait 25%", "▁▅█", "1.230"):
+    for word in ("starting Ray", "runs/x", "34,567", "(35% solved)", "update 75%", "wait 25%", "▁▅█", "1.230"):
         assert word in shown, shown

@@ -153,7 +153,7 @@ class World:
             truncated=after.steps >= self.settings.time_limit,
             info={
                 **{f.name: getattr(after.statistics, f.name) for f in dataclasses.fields(after.statistics)},
-                "success": success,
+                **({} if self.task.success is None else {"success": success}),
                 "health": after.vitals.health,
                 "food": after.vitals.food,
                 "reward_terms": earned,
