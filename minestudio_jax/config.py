@@ -204,7 +204,21 @@ class RolloutConfig:
     )
     fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
     num_cpus_per_worker: float = _setting(
-        1.0, "Ray CPUs reserved per worker. Environment processes come on top.", lower=0
+        1.0,
+        "Ray CPUs reserved per worker. A worker keeps to so many CPUs of its own, where its host has more; environment "
+        "processes come on top, on any.",
+        lower=0,
+    )
+    inference_platform: str = _setting(
+        "cpu",
+        "Where rollout workers act: on CPUs, or on a GPU that Ray gives them (num_gpus_per_worker).",
+        choices=("cpu", "accelerator"),
+    )
+    num_gpus_per_worker: float = _setting(
+        0.0,
+        "Ray GPUs reserved per worker with inference_platform=accelerator. A part of one, such as 0.2, is shared, also "
+        "with the learner.",
+        lower=0,
     )
     to_send_queue_size: int = _setting(
         8, "Fragments a worker may have under way to the replay buffer before it pauses.", lower=1
@@ -579,6 +593,21 @@ def _mode_faults(config: Config) -> list[str]:
         faults.append(
             f"rollout.num_rollout_workers={rollout.num_rollout_workers} has no effect with rollout.mode={mode!r}: "
             "set rollout.num_envs"
+        )
+    if (rollout.inference_platform == "accelerator") != (rollout.num_gpus_per_worker > 0):
+        faults.append(
+            f"rollout.inference_platform={rollout.inference_platform!r} does not go with rollout.num_gpus_per_worker="
+            f"{rollout.num_gpus_per_worker:g}: a share of a GPU belongs to 'accelerator', and to nothing else"
+        )
+    if rollout.num_gpus_per_worker > 1 and rollout.num_gpus_per_worker % 1:
+        faults.append(
+            f"rollout.num_gpus_per_worker={rollout.num_gpus_per_worker:g} is more than one GPU and no whole number: "
+            "Ray gives a part of one, or whole ones"
+        )
+    if mode != "ray" and rollout.inference_platform != "cpu":
+        faults.append(
+            f"rollout.inference_platform={rollout.inference_platform!r} has no effect with rollout.mode={mode!r}: "
+            "remove it"
         )
     if mode != "ray" and rollout.synchronous:
         faults.append(f"rollout.synchronous has no effect with rollout.mode={mode!r}, which is so anyway: remove it")

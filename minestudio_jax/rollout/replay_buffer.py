@@ -110,6 +110,7 @@ class ReplayCounters:
         return {
             "replay/held_fragments": float(self.held),
             "replay/held_bytes": float(self.held_bytes),
+            "replay/inserted_fragments": float(self.inserted),
             "replay/trained_fragments": float(self.trained),
             "replay/expired_fragments": float(self.expired),
             "replay/dropped_fragments": float(self.dropped),

@@ -127,6 +127,10 @@ class RolloutManager:
         self._fleet.publish(version, where)
         self.published_version = version
 
+    def permit(self, num_fragments: int) -> None:
+        """With rollout.synchronous: has the workers play that many fragments, with the newest version told."""
+        self._fleet.permit(self.published_version, -(-num_fragments // self._fleet.target))
+
     def set_num_workers(self, number: int) -> str:
         """Has workers added, or the youngest drained; does not wait for it.
 
@@ -171,6 +175,8 @@ class RolloutManager:
             self._replay.release(lease, lost, [f.metadata.id for f in there[missing:]])
             if len(fragments) == num_fragments:
                 return fragments
+            if self._config.rollout.synchronous:
+                self.permit(num_fragments - len(fragments))
             lease = None
             while lease is None and not self._stop.is_set():
                 self.raise_error()
@@ -198,19 +204,13 @@ class RolloutManager:
 
     def metrics(self) -> dict[str, float]:
         """Counters since the start of this process, by metric name."""
-        buffer, sender = self._replay.counters, self._fleet.counters()
+        sender = self._fleet.counters()
         return {
             "rollout/workers": float(sum(w.state == "acting" for w in self._fleet.status())),
             "rollout/worker_restarts": float(self._fleet.restarts),
             "rollout/abandoned_fragments": float(sender.abandoned),
             "rollout/object_store_full": float(sender.store_full),
-            "replay/held_fragments": float(buffer.held),
-            "replay/held_bytes": float(buffer.held_bytes),
-            "replay/inserted_fragments": float(buffer.inserted),
-            "replay/trained_fragments": float(buffer.trained),
-            "replay/expired_fragments": float(buffer.expired),
-            "replay/dropped_fragments": float(buffer.dropped),
-            "replay/lost_fragments": float(buffer.lost),
+            **self._replay.counters.metrics(),
             "replay/restarts": float(self._replay.restarts),
         }
 

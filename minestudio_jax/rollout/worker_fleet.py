@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from minestudio_jax.config import Config
+from minestudio_jax.config import Config, RolloutConfig
 from minestudio_jax.rollout.fragment_sender import SenderCounters
 from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES, PackedVersion
 from minestudio_jax.rollout.replay_service import CPU_ONLY, RolloutFailure
@@ -25,8 +25,6 @@ _FIRST_BACKOFF_S = 0.5  # before a worker that died is started again; doubles wi
 _LONGEST_BACKOFF_S = 60.0
 _HEALTHY_AFTER_S = 60.0  # a worker that lived so long begins with the first back-off again
 _DRAIN_GRACE_S = 2.0  # beyond rollout.drain_deadline_s, for the answer
-
-_RUNTIME_ENV = {"env_vars": {**CPU_ONLY["env_vars"], **HEAP_VARIABLES}}
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +62,7 @@ class _Member:
       answered: the actor has answered a report once, so it has been placed and runs.
       call: the report that is waited for.
       told: newest version it was told of, by `telling`, a call that it answers at once.
+      permitted: number of the last permission it was given.
       restart_at: when a dead one is started again.
       drain: the call that drains it, to be answered until `drain_until`.
       sender: of this life.
@@ -79,6 +78,7 @@ class _Member:
     asked_at: float = 0.0
     told: int = -1
     telling: Any = None
+    permitted: int = 0
     restart_at: float = 0.0
     backoff_s: float = _FIRST_BACKOFF_S
     drain: Any = None
@@ -106,6 +106,7 @@ class WorkerFleet:
         self._replay_buffer = replay_buffer
         self._lock = threading.Lock()
         self._published: tuple[int, Path | PackedVersion] | None = None
+        self._permission = (0, 0, 0)  # its number, and what RolloutWorker.permit takes
         self._members: dict[int, _Member] = {}
         self._lives: dict[int, int] = {}  # of the next start, of workers that are gone as well
         self._gone = SenderCounters()  # of actors that are gone
@@ -141,6 +142,24 @@ class WorkerFleet:
         for member in members:
             self._tell(member)
 
+    def permit(self, version: int, num_fragments: int) -> None:
+        """With rollout.synchronous: lets every worker finish that many fragments more, with that version or a newer.
+
+        A worker that is started later gets the last permission too.
+        """
+        with self._lock:
+            self._permission = (self._permission[0] + 1, version, num_fragments)
+            members = list(self._members.values())
+        for member in members:
+            self._allow(member)
+
+    def _allow(self, member: _Member) -> None:
+        with self._lock:
+            number, version, num_fragments = self._permission
+            if member.actor is not None and member.permitted < number:
+                member.permitted = number
+                member.actor.permit.remote(version, num_fragments)
+
     def rewire(self, replay_buffer: Any, life: int) -> None:
         """Has all workers deliver to another replay buffer, the one after `life` others."""
         self._replay_buffer = replay_buffer
@@ -168,6 +187,7 @@ class WorkerFleet:
             if member.actor is not None and member.call is None:
                 member.call, member.asked_at = member.actor.report.remote(), time.monotonic()
             self._tell(member)
+            self._allow(member)
         calls = [m.call for m in self._members.values() if m.call is not None] + others
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=wait_s)
         died: list[tuple[_Member, str]] = []
@@ -214,11 +234,16 @@ class WorkerFleet:
             self._gone = _sum(self._gone, member.sender)
             member.sender, member.version, member.env_failures = SenderCounters(), -1, 0
             member.state, member.answered, member.call = "starting", False, None
-            member.told, member.telling = -1, None
+            member.told, member.telling, member.permitted = -1, None, 0
             member.started_at = time.monotonic()
             member.actor = (
                 ray.remote(RolloutActor)
-                .options(num_cpus=rollout.num_cpus_per_worker, runtime_env=_RUNTIME_ENV, max_concurrency=MAX_CALLS)
+                .options(
+                    num_cpus=rollout.num_cpus_per_worker,
+                    num_gpus=rollout.num_gpus_per_worker,
+                    runtime_env={"env_vars": _variables(rollout)},
+                    max_concurrency=MAX_CALLS,
+                )
                 .remote(
                     self._config,
                     member.worker_id,
@@ -346,6 +371,15 @@ class WorkerFleet:
         with self._lock:
             del self._members[member.worker_id]
             self._gone = _sum(self._gone, member.sender)
+
+
+def _variables(rollout: RolloutConfig) -> dict[str, str]:
+    """Environment variables of a worker's process."""
+    if rollout.inference_platform == "cpu":
+        return {**CPU_ONLY["env_vars"], **HEAP_VARIABLES}
+    # A part of a GPU is shared with others: JAX takes what it needs instead of nearly all there is. What platforms the
+    # learner may use says nothing here.
+    return {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **HEAP_VARIABLES}
 
 
 def _sum(a: SenderCounters, b: SenderCounters) -> SenderCounters:

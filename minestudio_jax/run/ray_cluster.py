@@ -110,21 +110,33 @@ def stop_ray() -> None:
     psutil.wait_procs(alive, timeout=_EXIT_GRACE_S)
 
 
-def wait_for_cpus(config: Config, deadline_s: float) -> None:
-    """Checks that a joined cluster is large enough for the rollout workers.
+def wait_for_resources(config: Config) -> None:
+    """Checks that Ray has what the rollout workers ask for; on a joined cluster nodes may still be on their way.
 
     Raises:
-      ConfigError: it is not, within `deadline_s`.
+      ConfigError: it has not, within run.start_deadline_s.
     """
     import ray
 
-    demand = config.rollout.num_rollout_workers * config.rollout.num_cpus_per_worker
-    ended = time.monotonic() + deadline_s
-    while (available := ray.cluster_resources().get("CPU", 0.0)) < demand:
+    rollout, address = config.rollout, config.run.ray_address
+    ended = time.monotonic() + (config.run.start_deadline_s if address else 0.0)
+    while True:
+        there = ray.cluster_resources()
+        for kind, setting, each in (
+            ("CPU", "num_cpus_per_worker", rollout.num_cpus_per_worker),
+            ("GPU", "num_gpus_per_worker", rollout.num_gpus_per_worker),
+        ):
+            demand, available = rollout.num_rollout_workers * each, there.get(kind, 0.0)
+            if available < demand:
+                where = f"the cluster at run.ray_address={address!r}" if address else "this machine"
+                lack = (
+                    f"the rollout workers ask for {demand:g} {kind}s (rollout.num_rollout_workers="
+                    f"{rollout.num_rollout_workers} x rollout.{setting}={each:g}), {where} has {available:g}: ask for "
+                    "less" + (" or add nodes" if address else "")
+                )
+                break
+        else:
+            return
         if time.monotonic() > ended:
-            raise ConfigError(
-                f"the rollout workers ask for {demand:g} CPUs (rollout.num_rollout_workers x num_cpus_per_worker), "
-                f"the cluster at run.ray_address={config.run.ray_address!r} has {available:g}: "
-                "ask for less or add nodes"
-            )
+            raise ConfigError(lack)
         time.sleep(0.5)

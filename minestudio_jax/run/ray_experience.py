@@ -59,7 +59,7 @@ class RayExperience:
         cleanup.callback(ray_cluster.stop_ray)
         ray_cluster.start_ray(config)
         self._stop.install()  # Ray has taken SIGTERM
-        ray_cluster.wait_for_cpus(config, config.run.start_deadline_s)
+        ray_cluster.wait_for_resources(config)
 
         workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
         self._board.stage(f"starting {workers} rollout worker(s) with {envs} environments each")
@@ -85,6 +85,7 @@ class RayExperience:
                 return False
         self._manager.watch(statistics.add)
         trainer.publish()
+        self._permit_an_iteration(trainer)
 
         def fetch(timeout_s: float, ahead: int) -> list[SampleFragment] | None:
             # Versions that the learner has made and that are not yet published count as well.
@@ -95,7 +96,13 @@ class RayExperience:
         return True
 
     def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
-        """Nothing to do: workers report by themselves."""
+        del statistics  # workers report by themselves
+        self._permit_an_iteration(trainer)
+
+    def _permit_an_iteration(self, trainer: PPOTrainer) -> None:
+        if self._config.rollout.synchronous:
+            trainer.flush_published(self._config.run.stall_deadline_s)
+            self._manager.permit(self._needed)
 
     def metrics(self) -> dict[str, float]:
         return self._manager.metrics()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from minestudio_jax.rollout.env_pool import FAILURE_CAUSES
 from minestudio_jax.rollout.episode_statistics import EpisodeStatistics
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.trainer.state import Counters
@@ -28,14 +30,15 @@ class RolloutStatistics:
         self._counters = counters
         self._episodes = EpisodeStatistics(tasks)
         self._seconds: dict[str, float] = {}
-        self._env_failures = 0
+        self._env_counts: Counter[str] = Counter()
 
     def add(self, worker_id: int, report: WorkerReport) -> None:
         """Takes one worker's report; one that comes after `close` is ignored."""
         with self._lock:
             if self._closed:
                 return
-            self._env_failures += sum(report.env_failures.values())
+            self._env_counts += Counter({"starts": report.env_starts, "recycled": report.env_recycled})
+            self._env_counts += Counter({f"failures/{cause}": n for cause, n in report.env_failures.items()})
             self._episodes.add(report.episodes)
             for phase, seconds in report.seconds.items():
                 self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
@@ -60,8 +63,12 @@ class RolloutStatistics:
         with self._lock:
             metrics = self._episodes.drain()
             metrics |= {f"rollout/{phase}_s": seconds for phase, seconds in sorted(self._seconds.items())}
-            metrics["rollout/env_failures"] = float(self._env_failures)
-            self._seconds, self._env_failures = {}, 0
+            counts, self._env_counts = self._env_counts, Counter()
+            self._seconds = {}
+        failures = {f"failures/{cause}": counts[f"failures/{cause}"] for cause in FAILURE_CAUSES}
+        for name, count in {"starts": counts["starts"], "recycled": counts["recycled"], **failures}.items():
+            metrics[f"rollout/env_{name}"] = float(count)
+        metrics["rollout/env_failures"] = float(sum(failures.values()))
         return metrics
 
     def return_mean(self) -> float:
