@@ -32,7 +32,7 @@ CONFIG = Config(
     env=EnvConfig(factory="tests.scripted_env:make", options={"step_s": 0.01, "episode_length": 5}),
     policy=PolicyConfig(channels=(4,), hidden_size=8),
     rollout=RolloutConfig(
-        num_envs=2, batch_size=2, fragment_length=LENGTH, report_deadline_s=3.0, drain_deadline_s=20.0
+        num_envs=2, inference_batch_size=2, fragment_length=LENGTH, report_deadline_s=3.0, drain_deadline_s=20.0
     ),
     replay=ReplayConfig(max_chunks=8, max_staleness=100, when_full="drop_oldest", max_restarts=2),
 )
