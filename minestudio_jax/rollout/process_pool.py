@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec, Observation
+from minestudio_jax.envs.env import EnvironmentSpec, Observation
 from minestudio_jax.envs.host_protocol import StepOutcome, StepRequests
+from minestudio_jax.rollout.crash_budget import CrashBudget
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
-from minestudio_jax.rollout.env_worker import EnvLaunch, EnvWorker, InstanceFailure, PermanentEnvironmentFailure
+from minestudio_jax.rollout.env_worker import EnvLaunch, EnvWorker, InstanceFailure
 from minestudio_jax.rollout.host_permits import Permit
 from minestudio_jax.rollout.process_guard import ProcessGuard
 from minestudio_jax.rollout.recycling import Recycling
@@ -29,8 +30,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.5  # before the first restart; doubles with every failure without a step in between
 _LONGEST_BACKOFF_S = 60.0
-_HOUR_S = 3600.0
-_FIRST_ATTEMPTS = 3  # starts of each environment before "none ever got ready" is the verdict
+_MAX_DOUBLINGS = 10
 _CLOSE_GRACE_S = 2.0  # for all environments together, to close in good order when the pool does
 _RECYCLE_GRACE_S = 10.0  # for one environment that is replaced
 _PERMIT_RETRY_S = 0.2  # while other processes hold all the permits to start
@@ -129,14 +129,13 @@ class ProcessEnvPool:
             for i in range(num_envs)
         ]
         self._seed = seed
-        self._max_failures_per_hour = max_failures_per_hour
+        self._budget = CrashBudget(num_envs, max_failures_per_hour, launch.factory)
         self._recycling = recycling or Recycling()
         self._start_limit = start_limit or StartLimit("", 0)
-        self._failure_times: collections.deque[float] = collections.deque()
         self._slots = [_Slot(env_id) for env_id in range(num_envs)]
         self._ready: collections.deque[_Slot] = collections.deque()  # in the order in which they got ready
         self._awaited = 0  # environments in a step, but for the late ones
-        self._spec_known = self._ever_ready = self._closed = False
+        self._spec_known = self._closed = False
         self._dying: list[EnvWorker] = []
         # `time.monotonic()` when deadlines must be looked at, and when a start may be due. Not before that one does
         # happen: what is asked later only brings the former forward, and an answer does not put it off.
@@ -415,32 +414,16 @@ class ProcessEnvPool:
             slot.failed = True
         now = time.monotonic()
         slot.state = _State.WAITING
-        slot.start_at = now + min(_FIRST_BACKOFF_S * 2**slot.barren_failures, _LONGEST_BACKOFF_S)
+        slot.start_at = now + min(_FIRST_BACKOFF_S * 2 ** min(slot.barren_failures, _MAX_DOUBLINGS), _LONGEST_BACKOFF_S)
         self._start_at = min(self._start_at, slot.start_at)
         slot.barren_failures += 1
         failures = {**self.counters.failures, failure.cause: self.counters.failures[failure.cause] + 1}
         self.counters = dataclasses.replace(self.counters, failures=failures)
-        if isinstance(failure, PermanentEnvironmentFailure):
-            raise failure
-        self._failure_times.append(now)
-        while self._failure_times[0] < now - _HOUR_S:
-            self._failure_times.popleft()
-        if len(self._failure_times) > self._max_failures_per_hour:
-            raise EnvironmentFailure(
-                f"{len(self._failure_times)} environment failures within an hour are more than "
-                f"env.max_failures_per_hour={self._max_failures_per_hour}; find the cause in the log, or raise that "
-                f"setting if it is expected. The last one: {failure}"
-            ) from None
-        total = self.counters.total_failures
-        if not self._ever_ready and total >= _FIRST_ATTEMPTS * self.num_envs:
-            raise EnvironmentFailure(
-                f"none of {self.num_envs} environments got ready in {total} attempts; check "
-                f"env.factory={self._launches[0].factory!r} and env.options. The last failure: {failure}"
-            ) from None
+        self._budget.charge(failure, now)
         log.warning("%s", failure)
 
     def _hand_over(self, ready: list[_Slot]) -> EnvironmentSteps:
-        self._ever_ready = True
+        self._budget.ever_ready = True
         outcomes = [slot.outcome for slot in ready]
         steps = EnvironmentSteps(
             env_id=np.array([slot.env_id for slot in ready], np.int32),

@@ -1,0 +1,49 @@
+"""Settings reach the environments."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from minestudio_jax.config import Config, EnvConfig, RolloutConfig, validate
+from minestudio_jax.rollout.environments import make_pool
+from tests.rollout.pools import act_on, play, receive_all
+
+
+@pytest.fixture
+def pool(tmp_path):
+    env = EnvConfig(
+        factory="tests.scripted_env:make_large",
+        options={"episode_length": 2, "chatter": 3000},
+        resize=(32, 40),
+        recycle_after_steps=4,
+        max_concurrent_starts=1,
+        max_failures_per_hour=0,
+        log_max_mib=1,
+    )
+    config = Config(env=env, rollout=RolloutConfig(num_envs=2, batch_size=2))
+    validate(config)
+    pool = make_pool(config, 3, 0, tmp_path, "a session", frozenset({min(os.sched_getaffinity(0))}))
+    yield pool
+    pool.close()
+
+
+def test_settings_of_environments_in_processes_reach_them(pool, tmp_path):
+    assert pool.spec.observation["image"].shape == (32, 40, 3)
+    got = receive_all(pool)
+    assert got[1][0]["image"].shape == (32, 40, 3)
+    assert all(os.sched_getaffinity(pid) == {min(os.sched_getaffinity(0))} for pid in pool.pids())
+    act_on(pool, 0, 1)
+    infos = {}
+    while len(infos) < 2:
+        steps = pool.recv(10.0)
+        infos |= {int(i): info for i, info in zip(steps.env_id, steps.info, strict=True) if info}
+        pool.send({"choice": np.ones((len(steps.env_id), 1), np.int32)}, steps.env_id)
+    assert infos[0]["seed"] != infos[1]["seed"]
+    while pool.counters.recycled < 2 or not (tmp_path / "env-03-001.log.1").exists():
+        play(pool, 1, 1)
+    assert pool.counters.total_failures == 0
+    assert (tmp_path / "env-03-001.log.1").stat().st_size == 2**20
+    assert (tmp_path / "env-03-000.log").exists()
