@@ -230,8 +230,9 @@ class RolloutConfig:
         60.0, "Seconds without a sign of life after which a rollout worker, or the replay buffer, is replaced.", lower=1
     )
     drain_deadline_s: float = _setting(
-        10.0,
-        "Seconds that a worker which is taken away while the run goes on has to deliver what it has played.",
+        60.0,
+        "Seconds that a worker which is taken away while the run goes on has to deliver what it has played, and stays "
+        "until that has been trained on.",
         lower=0,
     )
 

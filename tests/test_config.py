@@ -85,6 +85,14 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"trainer": {"gradient_accumulation": 3}}, ["gradient_accumulation=3", "batches_per_iteration=8"]),
         ({"replay": {"max_chunks": 3}}, ["max_chunks=3", "at least 32"]),
         ({"replay": {"fragments_per_chunk": 3}}, ["fragments_per_chunk=3"]),
+        (
+            {"replay": {"max_gib": 4.0}, "run": {"object_store_gib": 2.0}},
+            ["run.object_store_gib=2", "replay.max_gib=4"],
+        ),
+        (
+            {"run": {"object_store_gib": 2.0, "ray_address": "auto"}},
+            ["run.object_store_gib=2", "--object-store-memory"],
+        ),
         ({"env": {"factory": "no_colon"}}, ["env.factory='no_colon'", "package.module:function"]),
         ({"policy": {"options": {"a": 1}}}, ["policy.options", "policy.factory"]),
         ({"env": {"python": "/bin/x"}}, ["env.python='/bin/x'", "env.factory"]),

@@ -159,6 +159,11 @@ class ReplayBuffer:
         """Fragments that could be leased now, samples_per_insert aside; `ahead` as in `lease`."""
         return sum(len(chunk.entries) for chunk in self._available(ahead))
 
+    def producers(self) -> set[tuple[int, int]]:
+        """Worker and life of those whose fragments are held: the data of some die with them."""
+        held = itertools.chain(self._chunks, self._assembling.values())
+        return {chunk.entries[0].metadata.source[:2] for chunk in held}
+
     def set_version(self, session_id: str, version: int) -> None:
         """Tells the newest published version; what has become too old or belongs to another session leaves.
 

@@ -24,12 +24,14 @@ class ReplayStatus:
       ready: fragments that could be leased now.
       counters: since the start of the run's process.
       session_id, version: newest that it was told.
+      producers: worker and life of those whose fragments are held.
     """
 
     ready: int
     counters: ReplayCounters
     session_id: str
     version: int
+    producers: set[tuple[int, int]]
 
 
 class ReplayBufferActor:
@@ -101,7 +103,7 @@ class ReplayBufferActor:
 
     async def status(self) -> ReplayStatus:
         buffer = self._buffer
-        return ReplayStatus(buffer.ready(), self._counters(), buffer.session_id, buffer.version)
+        return ReplayStatus(buffer.ready(), self._counters(), buffer.session_id, buffer.version, buffer.producers())
 
     async def _lease(self, num_fragments: int, ahead: int) -> Lease:
         while True:

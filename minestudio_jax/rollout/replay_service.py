@@ -53,6 +53,8 @@ class ReplayService:
         self._warned = False
         self.restarts = 0
         self.ready = 0
+        self.producers: set[tuple[int, int]] = set()  # at `looked_at`, a time.monotonic()
+        self.looked_at = 0.0
         self.last_error = ""
         self._handle = self._start()
 
@@ -124,6 +126,7 @@ class ReplayService:
                 self._status_call = None
                 status: ReplayStatus = ray.get(call)
                 self.ready, self._answered = status.ready, True
+                self.producers, self.looked_at = status.producers, self._asked_at
                 self._note(self._handle, status.counters)
                 return False
         except ray.exceptions.RayActorError as error:

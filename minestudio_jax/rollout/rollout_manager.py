@@ -260,6 +260,7 @@ class RolloutManager:
                 self._fleet.turn(on_report, _POLL_S, self._replay.pending(), self._told_to_stop)
                 if not self._run_stops.is_set() and self._replay.heal(self._run_stops, SIGNAL_GRACE_S):
                     self._fleet.rewire(self._replay.handle, self._replay.restarts)
+                self._fleet.end_drained(self._replay.producers, self._replay.looked_at)
         except BaseException as error:
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
         finally:

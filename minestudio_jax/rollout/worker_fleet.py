@@ -24,7 +24,6 @@ from minestudio_jax.rollout.rollout_worker import WorkerReport
 _FIRST_BACKOFF_S = 0.5  # before a worker that died is started again; doubles with every death soon after
 _LONGEST_BACKOFF_S = 60.0
 _HEALTHY_AFTER_S = 60.0  # a worker that lived so long begins with the first back-off again
-_DRAIN_GRACE_S = 2.0  # beyond rollout.drain_deadline_s, for the answer
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class _Member:
       told: newest version it was told of, by `telling`, a call that it answers at once.
       permitted: number of the last permission it was given.
       restart_at: when a dead one is started again.
-      drain: the call that drains it, to be answered until `drain_until`.
+      drain: the call that drains it; it is answered at `drained_at`, and the worker killed after `drain_until`.
       sender: of this life.
     """
 
@@ -83,6 +82,7 @@ class _Member:
     backoff_s: float = _FIRST_BACKOFF_S
     drain: Any = None
     drain_until: float = 0.0
+    drained_at: float = 0.0
     version: int = -1
     env_failures: int = 0
     last_error: str = ""
@@ -92,7 +92,7 @@ class _Member:
 class WorkerFleet:
     """Starts, feeds, watches, adds and removes rollout workers.
 
-    `turn` and `rewire` belong to one thread, the manager's; the rest may be called from any.
+    `turn`, `rewire` and `end_drained` belong to one thread, the manager's; the rest may be called from any.
 
     Args:
       config: the run's settings.
@@ -208,7 +208,6 @@ class WorkerFleet:
             self._count_restart(member, reason)
         for member, reason in died + never_there:
             self._bury(member, reason)
-        self._end_drained()
 
     def close(self, deadline_s: float) -> None:
         """Stops every worker, at the latest after `deadline_s`."""
@@ -344,23 +343,31 @@ class WorkerFleet:
         deadline_s = self._config.rollout.drain_deadline_s
         with self._lock:
             member.state = "draining"
-            member.drain_until = time.monotonic() + deadline_s + _DRAIN_GRACE_S
+            member.drain_until = time.monotonic() + deadline_s
             member.drain = member.actor.drain.remote(deadline_s)
 
-    def _end_drained(self) -> None:
+    def end_drained(self, producers: set[tuple[int, int]], looked_at: float) -> None:
+        """Ends the workers that were drained, once nobody needs what they delivered: their data die with them.
+
+        Args:
+          producers: worker and life of those whose fragments the replay buffer held.
+          looked_at: `time.monotonic()` when it did.
+        """
         now = time.monotonic()
         for member in list(self._members.values()):
             if member.state != "draining":
                 continue
-            finished = bool(ray.wait([member.drain], timeout=0)[0])
-            if not finished and now < member.drain_until:
-                continue
-            if finished:
+            if not member.drained_at and ray.wait([member.drain], timeout=0)[0]:
+                member.drained_at = now
                 with contextlib.suppress(ray.exceptions.RayError):
                     member.sender = ray.get(member.drain)
-            else:
+            needed = looked_at < member.drained_at or (member.worker_id, member.life) in producers
+            if (not member.drained_at or needed) and now < member.drain_until:
+                continue
+            if not member.drained_at or needed:
                 log.warning(
-                    "rollout worker %d was not drained within rollout.drain_deadline_s=%g and is killed",
+                    "rollout worker %d was not drained, or what it had delivered was not all taken, within "
+                    "rollout.drain_deadline_s=%g: it is killed",
                     member.worker_id,
                     self._config.rollout.drain_deadline_s,
                 )

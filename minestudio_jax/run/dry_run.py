@@ -11,7 +11,7 @@ from minestudio_jax.config import Config, fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import embedded_spec
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
-from minestudio_jax.trainer.batch import abstract_batch
+from minestudio_jax.trainer.batch import fragment_bytes
 
 
 def derived_figures(config: Config) -> dict[str, str]:
@@ -40,16 +40,17 @@ def derived_figures(config: Config) -> dict[str, str]:
         return figures
     spec = embedded_spec(config)
     policy = make_policy(config, spec)
-    one = abstract_batch(policy, spec, 1, length)
-    fragment_bytes = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one))
+    one = fragment_bytes(policy, spec, length)
     capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
     params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
     figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"
-    figures["memory of one fragment"] = f"{fragment_bytes / 1e6:.2f} MB"
+    figures["memory of one fragment"] = f"{one / 1e6:.2f} MB"
     if config.rollout.mode == "ray":
-        figures["memory of the full buffer"] = f"{capacity * fragment_bytes / 1e6:,.0f} MB ({capacity} fragments)"
+        if config.replay.max_gib:
+            capacity = min(capacity, int(config.replay.max_gib * 2**30 / one))
+        figures["memory of the full buffer"] = f"{capacity * one / 1e6:,.0f} MB ({capacity} fragments)"
     else:
-        figures["memory of an iteration's batch"] = f"{fragments * fragment_bytes / 1e6:,.0f} MB"
+        figures["memory of an iteration's batch"] = f"{fragments * one / 1e6:,.0f} MB"
     return figures
 
 

@@ -12,6 +12,7 @@ import jax
 
 from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec
 from minestudio_jax.rollout.fragment import SampleFragment
@@ -21,6 +22,7 @@ from minestudio_jax.run.policy_transport import make_publication
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.batch import fragment_bytes
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
@@ -47,6 +49,15 @@ class RayExperience:
                 f"an iteration on {devices} devices takes {needed} fragments, replay.max_chunks={replay.max_chunks} "
                 f"chunks of {replay.fragments_per_chunk} hold {capacity}: raise replay.max_chunks"
             )
+
+        if replay.max_gib and not config.env.factory:
+            spec = embedded_spec(config)
+            size = needed * fragment_bytes(make_policy(config, spec), spec, config.rollout.fragment_length)
+            if size > replay.max_gib * 2**30:
+                raise ConfigError(
+                    f"an iteration's {needed} fragments take {size / 2**30:.3g} GiB, replay.max_gib={replay.max_gib:g} "
+                    "does not hold them: raise it, or make iterations smaller"
+                )
 
     @property
     def steps(self) -> int:

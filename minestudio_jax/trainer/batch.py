@@ -118,3 +118,9 @@ def abstract_batch(policy: Policy, spec: EnvironmentSpec, num_fragments: int, le
         version_first=array(np.int32),
         weight=array(np.float32),
     )
+
+
+def fragment_bytes(policy: Policy, spec: EnvironmentSpec, length: int) -> int:
+    """Bytes that one fragment takes in a batch; as a SampleFragment it takes a few less."""
+    leaves = jax.tree.leaves(abstract_batch(policy, spec, 1, length))
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -73,8 +73,11 @@ def test_fragments_come_oldest_first_and_only_when_there_are_enough():
     for i in range(3):
         buffer.add(entry(i))
     assert buffer.lease(4) is None
+    assert buffer.producers() == {(0, 0)}
     assert buffer.take(2) == ["0/0", "0/1"]
     assert buffer.ready() == 1
+    assert buffer.take(1)
+    assert buffer.producers() == set()
 
 
 def test_a_fragment_is_used_max_reuse_times():

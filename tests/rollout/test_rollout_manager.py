@@ -145,12 +145,14 @@ def test_workers_are_added_and_the_youngest_is_drained(manager):
     seen = []
     wait_until(lambda: seen.extend(f.metadata for f in fetch(manager)) or {m.worker_id for m in seen} == {0, 1}, 60)
     abandoned = manager.metrics()["rollout/abandoned_fragments"]
+    lost = manager.replay_counters.lost
     manager.set_num_workers(1)
     assert wait_until(lambda: "draining" in states(manager), 10)
     wait_until(lambda: seen.extend(f.metadata for f in fetch(manager)) or states(manager) == ["acting"], 30)
     assert states(manager) == ["acting"]
     for _ in range(4):
         seen.extend(f.metadata for f in fetch(manager))
+    assert manager.replay_counters.lost == lost, "it stays until what it delivered is in other hands"
     assert any(m.worker_id == 1 and m.valid_steps < LENGTH for m in seen), "what was open at the end"
     assert manager.metrics()["rollout/abandoned_fragments"] == abandoned
     assert wait_until(lambda: sum(map(is_alive, pids)) == 1, 20)

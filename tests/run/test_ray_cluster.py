@@ -1,0 +1,40 @@
+"""How large a private Ray's object store is, and that an iteration must fit into the buffer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from minestudio_jax.config import Config, ConfigError, ReplayConfig, RunConfig
+from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.ray_experience import RayExperience
+
+GIB = 2**30
+
+
+def stored(max_gib=0.0, **run):
+    return ray_cluster.object_store_bytes(Config(run=RunConfig(**run), replay=ReplayConfig(max_gib=max_gib)))
+
+
+def test_the_object_store_is_sized_by_the_buffers_budget_unless_it_is_said(monkeypatch):
+    monkeypatch.setattr(ray_cluster.shutil, "disk_usage", lambda _: type("", (), {"free": 10 * GIB}))
+    assert stored() is None
+    assert stored(max_gib=2.0) == 3 * GIB
+    assert stored(max_gib=0.001) == 128 * 2**20, "Ray has a least size of its own"
+    assert stored(max_gib=100.0) == 10 * GIB, "what shared memory has; the rest is spilled"
+    assert stored(max_gib=2.0, object_store_gib=5.0) == 5 * GIB
+    assert stored(max_gib=2.0, ray_address="auto") is None
+
+
+def test_an_object_store_beyond_shared_memory_is_refused():
+    config = Config(run=RunConfig(object_store_gib=1e6))
+    with pytest.raises(ConfigError, match=r"run\.object_store_gib=1e\+06 does not fit into /dev/shm"):
+        ray_cluster.start_ray(config)
+
+
+def test_an_iteration_that_does_not_fit_into_the_budget_is_refused():
+    config = Config(replay=ReplayConfig(max_gib=0.01))
+    with pytest.raises(ConfigError, match=r"an iteration's \d+ fragments take .* GiB, replay.max_gib=0.01"):
+        RayExperience.check(config)
+    RayExperience.check(dataclasses.replace(config, replay=ReplayConfig(max_gib=8.0)))
