@@ -9,6 +9,44 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from minestudio_jax.envs.env import EnvironmentSpec
+
+MASK_PREFIX = "action_mask."  # and the component's name: the observation that says which choices there are
+
+_RULED_OUT = -1e9  # finite: 0 times it is 0, in entropies and gradients
+
+
+def check_masks(spec: EnvironmentSpec) -> None:
+    """Raises ValueError if an environment's action masks do not fit its actions."""
+    for name, array in spec.observation.items():
+        if name.startswith(MASK_PREFIX):
+            component = name.removeprefix(MASK_PREFIX)
+            choices = spec.action.get(component)
+            if choices is None or tuple(array.shape) != (choices,) or array.dtype not in ("bool", "uint8"):
+                raise ValueError(
+                    f"the observation {name!r} is {array.dtype} {list(array.shape)}; an action mask is bool or uint8 "
+                    f"with one entry for each choice of a component, and the components are {dict(spec.action)}"
+                )
+
+
+def masked(logits: dict[str, jax.Array], obs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Rules out the choices that the observation says there are not.
+
+    What is drawn, its log-probability, entropies and divergences all are those of the distribution that remains.
+
+    Args:
+      logits: component -> float32 [..., A].
+      obs: `action_mask.<component>` -> bool or uint8 [..., A], 0 where a choice is ruled out; none of it: nothing is.
+    Returns:
+      component -> normalised log-probabilities [..., A].
+    """
+    return {
+        name: jax.nn.log_softmax(jnp.where(obs[MASK_PREFIX + name] != 0, head, _RULED_OUT))
+        if MASK_PREFIX + name in obs
+        else head
+        for name, head in logits.items()
+    }
+
 
 def sample(key: jax.Array, logits: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Draws one action.

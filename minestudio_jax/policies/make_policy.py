@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minestudio_jax.config import Config, ConfigError, PolicyConfig
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.policies import heads
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.policies.pretrained import WeightsError, load_weights, read_model_file, shape_from_json
@@ -24,6 +25,7 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
       ValueError: the policy cannot serve such environments.
     """
     settings = config.policy
+    heads.check_masks(spec)
     if not settings.factory:
         reference = config.trainer.value_statistics == "reference"
         normalizer = ValueNormalizer.reference() if reference else ValueNormalizer()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from minestudio_jax.policies import heads
 from minestudio_jax.policies.policy import Params, Policy, PolicyOutput, PolicyState
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
@@ -44,7 +45,7 @@ class NetworkPolicy(Policy):
     ) -> tuple[PolicyOutput, PolicyState]:
         logits, value, state = self.network(params)(obs["image"], first, state)
         mean, scale = self._normalizer.moments(lax.stop_gradient(params["value_statistics"]))
-        return PolicyOutput(logits, value * scale + mean), state
+        return PolicyOutput(heads.masked(logits, obs), value * scale + mean), state
 
     def only_value_head(self, update: Params) -> Params:
         zeros = jax.tree.map(jnp.zeros_like, update)

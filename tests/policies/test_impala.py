@@ -128,3 +128,17 @@ def test_an_environment_without_image_is_refused_with_the_remedy():
     spec = EnvironmentSpec({"state": ArraySpec((3,), "float32")}, {"choice": 2})
     with pytest.raises(ValueError, match=r"policy\.factory"):
         ImpalaPolicy(spec)
+
+
+def test_an_environment_may_rule_out_choices(params, sequence):
+    """D-61: the mask is an observation like any other, and the networks heed it."""
+    spec = EnvironmentSpec({**SPEC.observation, "action_mask.camera": ArraySpec((11,), "uint8")}, dict(SPEC.action))
+    policy = ImpalaPolicy(spec, channels=(4, 8), hidden_size=16)
+    image, first, memory = sequence
+    mask = np.ones((*first.shape, 11), np.uint8)
+    mask[:, ::2, 3:] = 0
+    output, _ = policy.apply(params, {"image": image, "action_mask.camera": mask}, first, memory)
+    chances = np.exp(output.logits["camera"])
+    np.testing.assert_allclose(chances.sum(-1), 1, rtol=1e-5)
+    assert (chances[mask == 0] == 0).all()
+    assert (chances[mask != 0] > 0).all()
