@@ -212,7 +212,8 @@ def _step(
     truncation_value = lax.cond(cut.any(), last_values, lambda: jnp.zeros(ended.shape, jnp.float32))
     next_worlds, next_image = lax.cond(ended.any(), begun_anew, lambda: (worlds, image))
     total = state.episode_return + timestep.reward
-    discounted = state.discounted_return + discount**state.episode_length * timestep.reward
+    weight = jnp.power(discount, state.episode_length.astype(jnp.float32))
+    discounted = state.discounted_return + weight * timestep.reward
     length = state.episode_length + 1
     after = dataclasses.replace(
         state,
