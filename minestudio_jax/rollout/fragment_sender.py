@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 import uuid
@@ -44,6 +45,47 @@ class SenderCounters:
     store_full: int = 0
 
 
+class Outbox:
+    """A thread that delivers fragments, so that acting does not wait while they are stored.
+
+    Args:
+      sender: used by the thread only.
+      on_error: called from the thread with what makes delivering impossible; nothing is delivered any more then.
+    """
+
+    def __init__(self, sender: FragmentSender, on_error: Callable[[Exception], None]) -> None:
+        self._sender, self._on_error = sender, on_error
+        self._queue: queue.Queue[SampleFragment | None] = queue.Queue(maxsize=1)
+        self._thread = threading.Thread(target=self._run, name="fragment-sender", daemon=True)
+        self._thread.start()
+
+    def offer(self, fragment: SampleFragment, timeout_s: float) -> bool:
+        """Hands a fragment over; False if there was no room for it in time."""
+        try:
+            self._queue.put(fragment, timeout=timeout_s)
+        except queue.Full:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Delivers what was handed over, for as long as the sender may wait, and ends the thread."""
+        while self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=_WAIT_S)
+                break
+            except queue.Full:
+                continue
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (fragment := self._queue.get()) is not None:
+                self._sender.send(fragment)
+            self._sender.flush()
+        except Exception as error:  # told by the worker's next report
+            self._on_error(error)
+
+
 class FragmentSender:
     """Stores fragments and tells the buffer of them. `send` and `flush` are called from one thread.
 
@@ -65,6 +107,7 @@ class FragmentSender:
         self._must_end, self._warn = must_end, warn
         self._under_way: list[_Delivery] = []
         self._abandoned = self._store_full = 0
+        self._counting = threading.Lock()
         self._new_buffer = threading.Event()
 
     @property
@@ -85,18 +128,24 @@ class FragmentSender:
         fragment = fragment.sized()
         reference = self._stored(fragment)
         if reference is None:
-            self._abandoned += 1
+            self.abandon()
             return
         delivery = _Delivery(reference, fragment.metadata)
         self._under_way.append(delivery)
         self._tell(delivery)
+
+    def abandon(self) -> None:
+        """Counts a fragment that its worker could not even hand over; from any thread."""
+        with self._counting:
+            self._abandoned += 1
 
     def flush(self) -> None:
         """Waits until everything is delivered; what is not when the worker must end is abandoned."""
         self._settle(0.0)
         while self._under_way and not self._must_end():
             self._settle(_WAIT_S)
-        self._abandoned += len(self._under_way)
+        with self._counting:
+            self._abandoned += len(self._under_way)
         self._under_way = []
 
     def _settle(self, timeout_s: float) -> None:

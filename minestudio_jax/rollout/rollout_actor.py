@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.cpu_pinning import CpuPinning
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool
-from minestudio_jax.rollout.fragment_sender import FragmentSender, SenderCounters
+from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox, SenderCounters
 from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersion, PolicyLoader
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
+_ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environments
 MAX_CALLS = 16  # none may wait for another: `spec`, `stop` and `drain` take their time
 
 
@@ -66,6 +69,7 @@ class RolloutActor:
         self._config, self._log_dir = config, log_dir
         self._identity = (worker_id, worker_life, session_id)
         self._sender = FragmentSender(replay_buffer, config.rollout.to_send_queue_size, self._must_end, self._warn_of)
+        self._outbox = Outbox(self._sender, self._fail)
         self._warnings: list[str] = []
         self._stop = threading.Event()
         self._drain_until = 0.0  # time.monotonic(); 0: nothing is waited for at the end
@@ -142,7 +146,7 @@ class RolloutActor:
             pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before)
             policy = make_policy(self._config, pool.spec)
             self._worker = RolloutWorker(
-                self._config, worker_id, worker_life, session_id, pool, policy, self._sender.send
+                self._config, worker_id, worker_life, session_id, pool, policy, partial(self._deliver, pool)
             )
             abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
             with self._lock:
@@ -154,7 +158,7 @@ class RolloutActor:
             self._worker.run(self._stop)
             if self._drain_until:
                 self._worker.drain()
-            self._sender.flush()
+            self._outbox.close()
         except Exception as error:  # told by the next call
             self._fail(error)
         finally:
@@ -163,6 +167,14 @@ class RolloutActor:
                 self._loader.close()
             if pool is not None:
                 pool.close()
+
+    def _deliver(self, pool: EnvPool, fragment: SampleFragment) -> None:
+        """Hands a fragment to the outbox. While there is no room in it, environments start and hang nevertheless."""
+        while not self._outbox.offer(fragment, _ATTEND_S):
+            if self._must_end():
+                self._sender.abandon()
+                return
+            pool.attend()
 
     def _must_end(self) -> bool:
         return self._stop.is_set() and time.monotonic() >= self._drain_until
