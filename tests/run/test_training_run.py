@@ -227,7 +227,12 @@ def test_environments_that_do_not_work_fail_the_run_with_the_cause(tmp_path, arg
 
 
 def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds_one_run(tmp_path):
-    programs = {tmp_path / "a": train(tmp_path / "a"), tmp_path / "b": train(tmp_path / "b", *OF_TASKS)}
+    """With the ways in which policies travel on clusters, one each."""
+    carried = ("--publish.transport=object_store", "--publish.dtype=bfloat16")
+    programs = {
+        tmp_path / "a": train(tmp_path / "a", "--publish.transport=directory"),
+        tmp_path / "b": train(tmp_path / "b", *OF_TASKS, *carried),
+    }
     for run_dir, program in programs.items():
         wait_for_iteration(program, run_dir, 2)
     intruder = train(tmp_path / "a")
@@ -240,6 +245,10 @@ def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds
         assert program.wait() == 0, program.stdout + program.stderr
         program.assert_nothing_left()
     played = [episode_tasks(tmp_path / "b").count(task) for task in TASKS]
+    for run_dir in programs:
+        last = metrics(run_dir)[-1]
+        assert last["lag/policy_versions_min"] < last["policy_version"] - 1, "workers got more than the first version"
+        assert not (run_dir / "published").exists()
     assert played[0] == 3 * played[1]  # whose episodes are all of one length
 
 
