@@ -47,23 +47,29 @@ class Chunk:
     """Consecutive fragments of one environment that are sampled together.
 
     Attributes:
-      entries: in the order in which they were played.
+      entries: in the order in which they were played, all of one session.
+      version: oldest policy version in it.
       uses: leases that it was part of, open ones included.
       open_leases: leases that it is part of now.
       trained: fragments that a consumer has used.
       lost: fragments whose data no consumer can get.
     """
 
-    entries: list[Entry]
+    entries: list[Entry] = field(default_factory=list)
+    version: int = 2**63
     uses: int = 0
     open_leases: int = 0
     trained: set[FragmentId] = field(default_factory=set)
     lost: set[FragmentId] = field(default_factory=set)
 
     @property
-    def version(self) -> int:
-        """Oldest policy version in it."""
-        return min(e.metadata.version_first for e in self.entries)
+    def session_id(self) -> str:
+        return self.entries[0].metadata.session_id
+
+    def append(self, entry: Entry) -> None:
+        """Takes the next fragment."""
+        self.entries.append(entry)
+        self.version = min(self.version, entry.metadata.version_first)
 
 
 @dataclass
@@ -215,7 +221,9 @@ class ReplayBuffer:
         counters.inserted_steps += metadata.valid_steps
         counters.held += 1
         counters.held_bytes += metadata.num_bytes
-        if not self._eligible(new := Chunk([entry])):
+        new = Chunk()
+        new.append(entry)
+        if not self._eligible(new):
             self._leave(new)
             return True
         self._fresh += 1
@@ -226,7 +234,7 @@ class ReplayBuffer:
         if chunk is None:
             chunk = new
         else:
-            chunk.entries.append(entry)
+            chunk.append(entry)
         complete = len(chunk.entries) == self.config.fragments_per_chunk
         self._make_room(int(complete))
         if complete:
@@ -245,7 +253,7 @@ class ReplayBuffer:
         wanted = -(-num_fragments // self.config.fragments_per_chunk)
         limit = self.config.samples_per_insert
         self._limited = limit > 0 and self.counters.sampled + num_fragments > limit * self._fresh
-        available = self._available(ahead)
+        available = self._available(ahead) if len(self._chunks) >= wanted else []
         if self._limited or len(available) < wanted:
             self._starving = ahead == 0
             return None
@@ -329,10 +337,8 @@ class ReplayBuffer:
             assert chunk.open_leases == lent.count(chunk), (chunk, lent)
 
     def _eligible(self, chunk: Chunk, ahead: int = 0) -> bool:
-        return (
-            all(e.metadata.session_id == self.session_id for e in chunk.entries)
-            and self.version + ahead - chunk.version <= self.config.max_staleness
-        )
+        fresh = self.version + ahead - chunk.version <= self.config.max_staleness
+        return fresh and chunk.session_id == self.session_id
 
     def _available(self, ahead: int) -> list[Chunk]:
         return [
@@ -370,12 +376,13 @@ class ReplayBuffer:
         """Lets chunks leave until a fragment that is counted already, and `new_chunks` chunks, fit."""
         waited_for = self.config.when_full == "wait" and (self._starving or self._limited)
         while self._over(len(self._chunks) + new_chunks, self.counters.held_bytes):
-            free = [chunk for chunk in self._chunks if not chunk.open_leases and (chunk.trained or not waited_for)]
-            if not free:
+            free = (chunk for chunk in self._chunks if not chunk.open_leases and (chunk.trained or not waited_for))
+            oldest = next(free, None)
+            if oldest is None:
                 self.counters.over_limit += 1
                 return
-            self._chunks.remove(free[0])
-            self._leave(free[0])
+            self._chunks.remove(oldest)
+            self._leave(oldest)
 
     def _left(self, chunk: Chunk) -> bool:
         """Lets a complete chunk leave if it is of no more use and nobody holds it."""
@@ -388,8 +395,7 @@ class ReplayBuffer:
     def _leave(self, chunk: Chunk) -> None:
         """Counts what a chunk's fragments leave as."""
         counters = self.counters
-        same_session = all(e.metadata.session_id == self.session_id for e in chunk.entries)
-        expired = same_session and not chunk.lost and not self._eligible(chunk)
+        expired = chunk.session_id == self.session_id and not chunk.lost and not self._eligible(chunk)
         for entry in chunk.entries:
             counters.held -= 1
             counters.held_bytes -= entry.metadata.num_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -25,6 +26,7 @@ __all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"
 _POLL_S = 0.5  # between two looks at every worker
 _OBJECT_DEADLINE_S = 30.0  # without another fragment's data, of those that are being fetched
 SIGNAL_GRACE_S = 1.0
+_GONE = (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 log = logging.getLogger(__name__)
 
@@ -238,14 +240,17 @@ class RolloutManager:
             elif time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
                 log.warning("%d fragments could not be fetched in %g s", len(waiting), _OBJECT_DEADLINE_S)
                 break
+        if not waiting:
+            with contextlib.suppress(*_GONE):
+                return ray.get([entry.reference for entry in entries], timeout=_OBJECT_DEADLINE_S), []
         there, lost = [], []
-        for entry in entries:
+        for entry in entries:  # one by one: some are gone
             if entry.reference in waiting:
                 lost.append(entry.metadata.id)
                 continue
             try:
                 there.append(ray.get(entry.reference, timeout=_OBJECT_DEADLINE_S))
-            except (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            except _GONE:
                 lost.append(entry.metadata.id)
         return there, lost
 

@@ -56,7 +56,7 @@ class SignedEnv:
       padding: bytes that every observation has besides.
     """
 
-    def __init__(self, index: int, seed: int, step_s: float, fault_dir: str, padding: int = 0) -> None:
+    def __init__(self, index: int, seed: int, step_s: float, fault_dir: str, padding: int = 1) -> None:
         observation = {"image": ArraySpec((SIZE, SIZE, 3), "uint8"), "padding": ArraySpec((padding,), "uint8")}
         self.spec = EnvironmentSpec(observation, {"choice": 4})
         self._padding = np.zeros(padding, np.uint8)

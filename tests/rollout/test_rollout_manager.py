@@ -32,7 +32,7 @@ CONFIG = Config(
     env=EnvConfig(factory="tests.scripted_env:make", options={"step_s": 0.01, "episode_length": 5}),
     policy=PolicyConfig(channels=(4,), hidden_size=8),
     rollout=RolloutConfig(
-        num_envs=2, inference_batch_size=2, fragment_length=LENGTH, report_deadline_s=3.0, drain_deadline_s=20.0
+        num_envs=2, inference_batch_size=2, fragment_length=LENGTH, report_deadline_s=5.0, drain_deadline_s=20.0
     ),
     replay=ReplayConfig(max_chunks=8, max_staleness=100, when_full="drop_oldest", max_restarts=2),
 )
@@ -132,7 +132,7 @@ def test_a_replay_buffer_that_hangs_is_replaced(manager):
     before = manager.status().replay_restarts
     os.kill(pid, signal.SIGSTOP)
     assert wait_until(lambda: manager.status().replay_restarts == before + 1, 30)
-    assert "rollout.report_deadline_s=3" in manager.status().replay_error
+    assert "rollout.report_deadline_s=5" in manager.status().replay_error
     fetch(manager)
     assert wait_until(lambda: not is_alive(pid), 20)
 
@@ -178,7 +178,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced_with_the_newest_policy(manager,
     os.kill(pid, number)
     assert wait_until(lambda: manager.status().workers[0].life == life + 1, 30)
     reason = manager.status().workers[0].last_error
-    assert ("rollout.report_deadline_s=3" in reason) == (number == signal.SIGSTOP)
+    assert ("rollout.report_deadline_s=5" in reason) == (number == signal.SIGSTOP)
     assert wait_until(lambda: manager.status().workers[0].version == 1, 60)
     assert any(f.metadata.worker_life == life + 1 for _ in range(4) for f in fetch(manager))
     assert wait_until(lambda: not is_alive(pid), 20)
