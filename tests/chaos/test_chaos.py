@@ -53,6 +53,7 @@ class Chaos:
             "--rollout.num_rollout_workers=2",
             "--rollout.num_envs=4",
             "--rollout.inference_batch_size=4",
+            "--rollout.report_deadline_s=4",
             "--logger.sinks=tests.chaos.slow_sink:make",
         )
         wait_for_iteration(self.program, self.run_dir, 3)
@@ -77,6 +78,13 @@ class Chaos:
 
     def faults_left(self) -> int:
         return len(list(self._faults.iterdir()))
+
+    def versions_in_memory(self) -> set[str]:
+        """Folders of the run's policy versions."""
+        pids = [str(pid) for pid in self.program.alive()]
+        return {
+            name for name in os.listdir("/dev/shm") if name.startswith("minestudio_jax-") and name.split("-")[1] in pids
+        }
 
     def total(self, name: str) -> float:
         """Sum over the iterations of a metric that counts since the last one."""
@@ -163,10 +171,10 @@ def test_a_replay_buffer_that_is_killed_is_replaced(chaos):
     assert chaos.processes("ray::ReplayBufferActor") != [victim]
 
 
-def test_a_logger_that_sleeps_loses_records_and_nothing_else(chaos):
-    """D-46: it would have been done with one iteration in five seconds."""
+def test_a_logger_that_sleeps_holds_nothing_up(chaos):
+    """D-46: it is done with one record in five seconds."""
     records = metrics(chaos.run_dir)
-    assert records[-1]["logger/dropped_records"] > 0
+    assert 0 < len((chaos.run_dir / "slow").read_text().splitlines()) < chaos.iteration / 2
     assert [r["iteration"] for r in records] == list(range(1, len(records) + 1)), "the file has every one"
 
 
@@ -182,12 +190,12 @@ def test_everything_that_was_learnt_from_happened_and_is_accounted_for(chaos):
 
 def test_the_end_is_orderly_and_leaves_nothing(chaos):
     """D-05, D-07, D-67; last of all."""
-    memory = set(os.listdir("/dev/shm"))
+    before = chaos.versions_in_memory()
+    assert before, "the run's policy versions are there"
     chaos.program.process.send_signal(signal.SIGTERM)
     assert chaos.program.wait(60) == 0, chaos.program.stdout + chaos.program.stderr
     chaos.program.assert_nothing_left()
-    mine = [name for name in os.listdir("/dev/shm") if name in memory and "minestudio" in name]
-    assert mine == []
+    assert not before & set(os.listdir("/dev/shm"))
     assert not (chaos.run_dir / "published").exists()
 
 
@@ -205,6 +213,7 @@ def test_a_full_object_store_stops_nothing(tmp_path):
         "--run.object_store_gib=0.08",
         "--replay.max_chunks=256",
         "--replay.sampling=uniform",
+        "--replay.max_reuse=1000",
         "--replay.max_staleness=1000",
         "--replay.when_full=drop_oldest",
     )

@@ -34,7 +34,7 @@ def verify(fragment) -> None:
         ends = step + 1 == length
         assert fragment.terminated[t] == (ends and kind == "terminated"), (t, signatures[t])
         assert fragment.truncated[t] == (ends and kind == "truncated"), (t, signatures[t])
-        assert (fragment.truncation_value[t] != 0) == fragment.truncated[t], (t, signatures[t])
+        assert fragment.truncated[t] or fragment.truncation_value[t] == 0, (t, signatures[t])
         follows = (seed, episode + 1, 0) if ends else (seed, episode, step + 1)
         # Behind an end there may be another life of the environment: its reset failed, or it was recycled.
         assert signatures[t + 1] == follows or (ends and signatures[t + 1][2] == 0), (t, signatures[t + 1])
