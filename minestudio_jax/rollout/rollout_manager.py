@@ -243,15 +243,19 @@ class RolloutManager:
         if not waiting:
             with contextlib.suppress(*_GONE):
                 return ray.get([entry.reference for entry in entries], timeout=_OBJECT_DEADLINE_S), []
-        there, lost = [], []
+        there, lost, reason = [], [], "it did not come"
         for entry in entries:  # one by one: some are gone
             if entry.reference in waiting:
                 lost.append(entry.metadata.id)
                 continue
             try:
                 there.append(ray.get(entry.reference, timeout=_OBJECT_DEADLINE_S))
-            except _GONE:
+            except _GONE as error:
                 lost.append(entry.metadata.id)
+                reason = str(error)
+        if lost:
+            workers = sorted({worker_id for worker_id, *_ in lost})
+            log.info("%d fragments of the workers %s are lost; the last: %s", len(lost), workers, reason)
         return there, lost
 
     def _watch(self, on_report: OnReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import threading
@@ -79,7 +80,8 @@ def manager(tmp_path_factory, version):
 
 
 @pytest.fixture(autouse=True)
-def _counters_balance(request):
+def _counters_balance(request, caplog):
+    caplog.set_level(logging.INFO, "minestudio_jax")  # a test that fails shall tell what happened
     yield
     if "manager" in request.fixturenames:
         assert request.getfixturevalue("manager").replay_counters.balanced
