@@ -79,7 +79,14 @@ class Outbox:
 
     def _run(self) -> None:
         try:
-            while (fragment := self._queue.get()) is not None:
+            while True:
+                try:
+                    fragment = self._queue.get(timeout=_WAIT_S)
+                except queue.Empty:
+                    self._sender.attend()
+                    continue
+                if fragment is None:
+                    break
                 self._sender.send(fragment)
             self._sender.flush()
         except Exception as error:  # told by the worker's next report
@@ -122,7 +129,6 @@ class FragmentSender:
 
     def send(self, fragment: SampleFragment) -> None:
         """Hands a fragment over; waits while too many are under way, or the object store is full."""
-        self._settle(0.0)
         while len(self._under_way) >= self._queue_size and not self._must_end():
             self._settle(_WAIT_S)
         fragment = fragment.sized()
@@ -133,6 +139,10 @@ class FragmentSender:
         delivery = _Delivery(reference, fragment.metadata)
         self._under_way.append(delivery)
         self._tell(delivery)
+
+    def attend(self) -> None:
+        """Notes what has been delivered, and tells a new buffer of what has not; does not wait."""
+        self._settle(0.0)
 
     def abandon(self) -> None:
         """Counts a fragment that its worker could not even hand over; from any thread."""

@@ -139,10 +139,10 @@ class RolloutActor:
     def _run(self) -> None:
         """The environments' whole life: everything that they are asked comes from this thread."""
         pool: EnvPool | None = None
+        worker_id, worker_life, session_id = self._identity
+        # Before JAX makes its threads, and not for the environments.
+        cpus = CpuPinning(self._config.rollout.num_cpus_per_worker, session_id)
         try:
-            worker_id, worker_life, session_id = self._identity
-            # Before JAX makes its threads, and not for the environments.
-            cpus = CpuPinning(self._config.rollout.num_cpus_per_worker, session_id)
             pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before)
             policy = make_policy(self._config, pool.spec)
             self._worker = RolloutWorker(
@@ -167,6 +167,7 @@ class RolloutActor:
                 self._loader.close()
             if pool is not None:
                 pool.close()
+            cpus.close()
 
     def _deliver(self, pool: EnvPool, fragment: SampleFragment) -> None:
         """Hands a fragment to the outbox. While there is no room in it, environments start and hang nevertheless."""

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import jax
 import psutil
@@ -202,7 +203,7 @@ def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(
     loaded, slow = [], threading.Event()
 
     def load(source, abstract):
-        loaded.append(source)
+        loaded.append(int(source.name))
         slow.wait(10)
         return params
 
@@ -212,18 +213,18 @@ def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(
     monkeypatch.setattr(policy_store, "load_version", load)
     actor = rollout_actor.RolloutActor(config, 0, 0, "s", tmp_path, None)
     assert actor.spec() == SPEC
-    actor.load_policy(1, ["1"])
-    assert wait_until(lambda: loaded == ["1"])
+    actor.load_policy(1, Path(str(1)))
+    assert wait_until(lambda: loaded == [1])
     began = time.monotonic()
     for version in (2, 3, 5, 4):
-        actor.load_policy(version, [str(version)])
+        actor.load_policy(version, Path(str(version)))
     assert time.monotonic() - began < 0.1
     slow.set()
     assert wait_until(lambda: actor.report().worker.version == 5)
-    assert loaded == ["1", "5"]
-    actor.load_policy(3, ["3"])
+    assert loaded == [1, 5]
+    actor.load_policy(3, Path(str(3)))
     actor.stop()
-    assert loaded == ["1", "5"]
+    assert loaded == [1, 5]
 
 
 @pytest.fixture(scope="module")
