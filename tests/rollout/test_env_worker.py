@@ -61,6 +61,7 @@ def step(worker):
 
 
 def test_observations_rewards_and_infos_are_the_environments(launch):
+    """D-62."""
     worker = launch(index=2, end="truncated")
     assert worker.current["image"][0, 0].tolist() == [2, 0, 0]
     for t in (1, 2):

@@ -36,7 +36,7 @@ def fail(error):
 # When one array cannot be read, Orbax leaves the reads of the others alone and does not look at their errors.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_every_version_that_is_loaded_is_whole_and_newer_while_others_are_written_and_removed(tmp_path):
-    """Versions come faster than they are read and are removed under their readers, of which one is always late."""
+    """D-19: Versions come faster than they are read and are removed under their readers, of which one is always late."""
     loaded = [[], []]
     errors = []
 

@@ -184,6 +184,7 @@ def test_the_longest_waiting_are_received_first_and_no_more_than_asked_for(make_
 
 
 def test_a_short_wait_fills_the_batch_and_nothing_else_is_waited_for(make_pool):
+    """D-47."""
     pool = make_pool(num_envs=3, episode_length=1000, step_s=0.2)
     receive_all(pool)
     act_on(pool, 0)

@@ -135,6 +135,7 @@ def test_at_capacity_the_oldest_is_dropped():
 
 
 def test_the_byte_budget_is_a_capacity_too():
+    """D-52."""
     buffer = make(max_chunks=99, max_gib=2.5 / 1024, when_full="drop_oldest")
     for i in range(3):
         buffer.add(entry(i))

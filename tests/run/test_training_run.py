@@ -67,6 +67,7 @@ def evaluated(finished, tmp_path_factory):
 
 
 def test_a_run_writes_what_is_promised(finished):
+    """D-51."""
     run_dir, _ = finished
     records = metrics(run_dir)
     assert [r["iteration"] for r in records] == [1, 2, 3, 4, 5]
@@ -217,6 +218,7 @@ SCRIPTED = ("--env.factory=tests.scripted_env:make",)
     ids=["start", "steps", "interpreter", "stall"],
 )  # fmt: skip
 def test_environments_that_do_not_work_fail_the_run_with_the_cause(tmp_path, arguments, words):
+    """D-38."""
     program = train(tmp_path / "run", *SCRIPTED, "--rollout.num_envs=1", "--rollout.inference_batch_size=1", *arguments)
     assert program.wait() == 1, program.stdout + program.stderr
     program.assert_nothing_left()

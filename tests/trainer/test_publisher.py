@@ -57,6 +57,7 @@ def test_parameters_may_be_donated_as_soon_as_publish_returns(opened):
 
 
 def test_the_learner_never_waits_and_the_newest_version_wins(opened):
+    """D-56."""
     told, blocked, go_on = [], threading.Event(), threading.Event()
 
     def slow(version, path):
