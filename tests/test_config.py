@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 from absl import flags
 
-from minestudio_jax import config as config_module
-from minestudio_jax.config import Config, ConfigError, default_run_dir, from_flags, validate
+from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config_checks import validate
+from minestudio_jax.config_flags import default_run_dir, define_flags, from_flags
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def parse():
     def parse(*argv):
         values = flags.FlagValues()
         flags.DEFINE_string("flagfile", "", "", flag_values=values)
-        config_module.define_flags(values)
+        define_flags(values)
         values(["program", *argv])
         return from_flags(values)
 
@@ -81,7 +82,7 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"replay": {"samples_per_insert": 2.0}}, ["replay.samples_per_insert=2", "replay.max_reuse=1"]),
         ({"replay": {"samples_per_insert": 0.5}}, ["replay.samples_per_insert=0.5", "drop_oldest"]),
         ({"rollout": {"fragment_length": 100}}, ["fragment_length=100", "context_length=64", "multiple"]),
-        ({"rollout": {"batch_size": 99}}, ["rollout.inference_batch_size=99", "num_envs=16", "lower"]),
+        ({"rollout": {"inference_batch_size": 99}}, ["rollout.inference_batch_size=99", "num_envs=16", "lower"]),
         ({"trainer": {"gradient_accumulation": 3}}, ["gradient_accumulation=3", "batches_per_iteration=8"]),
         ({"replay": {"max_chunks": 3}}, ["max_chunks=3", "at least 32"]),
         ({"replay": {"fragments_per_chunk": 3}}, ["fragments_per_chunk=3"]),

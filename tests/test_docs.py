@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from minestudio_jax import config as config_module
-from minestudio_jax.config import validate
+from minestudio_jax.config import Config
+from minestudio_jax.config_checks import validate
+from minestudio_jax.config_flags import define_flags, from_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,8 +34,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_settings_that_are_named_exist(page):
-    known = {f"{section}.{key}" for section, keys in config_module.Config().to_dict().items() for key in keys}
-    sections = "|".join(config_module.Config().to_dict())
+    known = {f"{section}.{key}" for section, keys in Config().to_dict().items() for key in keys}
+    sections = "|".join(Config().to_dict())
     prose = re.sub(r"```python\n.*?```", "", page.read_text(), flags=re.DOTALL)
     named = set(re.findall(rf"(?<![\w./])(?:--)?((?:{sections})\.[a-z_]\w*)", prose))
     files = {name for name in named if name.endswith((".py", ".lock", ".log"))}
@@ -46,9 +47,9 @@ def test_every_flag_file_is_valid_and_its_head_says_what_to_expect(file):
     """D-08: and it holds no path of somebody's machine."""
     values = flags.FlagValues()  # of its own: what one file sets must not be there for the next
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
-    config_module.define_flags(values)
+    define_flags(values)
     values(["train", f"--flagfile={file}"])
-    validate(config_module.from_flags(values))
+    validate(from_flags(values))
     assert not re.search(r"=/", file.read_text())
     head = file.read_text().split("--")[0] + file.read_text().split("\n\n")[0]
     for word in ("python -m minestudio_jax.train", "Hardware:", "Wall time:", "Expect:"):

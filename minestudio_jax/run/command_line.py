@@ -10,8 +10,9 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from minestudio_jax import config as config_module
+from minestudio_jax import config_flags
 from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config_checks import validate
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -25,8 +26,8 @@ def parse(argv: Sequence[str]) -> Config:
       ConfigError: anything about them is wrong.
     """
     if not flags.FLAGS.is_parsed() and "run.dir" not in flags.FLAGS:
-        config_module.define_flags()
-        flags.adopt_module_key_flags(config_module)
+        config_flags.define_flags()
+        flags.adopt_module_key_flags(config_flags)
     app.define_help_flags()
     try:
         rest = flags.FLAGS(list(argv))
@@ -36,13 +37,13 @@ def parse(argv: Sequence[str]) -> Config:
         raise ConfigError(f"cannot read the flag file: {error}") from None
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}: settings are given as --section.key=value")
-    config = config_module.from_flags()
-    config_module.validate(config)
+    config = config_flags.from_flags()
+    validate(config)
     if config.policy.vpt_model:
         from minestudio_jax.policies.make_policy import with_sizes_from_file  # slow to import
 
         config = with_sizes_from_file(config)
-    run_dir = Path(config.run.dir or config_module.default_run_dir(argv)).expanduser().absolute()
+    run_dir = Path(config.run.dir or config_flags.default_run_dir(argv)).expanduser().absolute()
     return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir)))
 
 

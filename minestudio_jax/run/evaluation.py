@@ -11,7 +11,8 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from minestudio_jax.config import Config, ConfigError, validate
+from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config_checks import validate
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.environments import make_pool, worker_tasks

@@ -7,7 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from minestudio_jax.config import Config, EnvConfig, RolloutConfig, validate
+from minestudio_jax.config import Config, EnvConfig, RolloutConfig
+from minestudio_jax.config_checks import validate
 from minestudio_jax.rollout.environments import make_pool
 from tests.rollout.pools import act_on, play, receive_all
 
@@ -23,7 +24,7 @@ def pool(tmp_path):
         max_failures_per_hour=0,
         log_max_mib=1,
     )
-    config = Config(env=env, rollout=RolloutConfig(num_envs=2, batch_size=2))
+    config = Config(env=env, rollout=RolloutConfig(num_envs=2, inference_batch_size=2))
     validate(config)
     pool = make_pool(config, 3, 0, tmp_path, "a session", frozenset({min(os.sched_getaffinity(0))}))
     yield pool

@@ -12,6 +12,7 @@ from tests.rollout.pools import act_on, diary_of, play, receive_all
 
 def test_the_first_limit_that_is_passed_is_the_reason():
     """D-49."""
+
     def reason(recycling, age_s=100.0, steps=1000, mib=500):
         return recycling.reason(age_s, steps, lambda: mib << 20)
 
