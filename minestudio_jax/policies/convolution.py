@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from minestudio_jax.policies import winograd
+
 _FEW_INPUTS, _FEW_OUTPUTS = 8, 16  # channels, up to which pairs of pixels pay
+_ENOUGH_INPUTS = 64  # channels, from which Winograd's tiles pay
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
@@ -18,13 +21,15 @@ def _convolve(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None =
 
 
 def _convolve_on_cpu(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
-    """The same; with few channels by pairs of neighbouring pixels.
+    """The same by Winograd's tiles if these fit, and with few channels by pairs of neighbouring pixels.
 
     One matrix leads from the 3 x 4 pixels around a pair to the pair. A third of it is zeros, but with three or eight
     channels XLA's convolution leaves most of a vector register empty: this took a third to a half of its time.
     """
     number, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
+    if _in_tiles(x):
+        return winograd.convolve(x, winograd.transform(kernel), precision)
     if inputs > _FEW_INPUTS or outputs > _FEW_OUTPUTS or width % 2:
         return _convolve(x, kernel, precision)
     pairs = x.reshape(number, height, width // 2, 2 * inputs)
@@ -36,6 +41,12 @@ def _convolve_on_cpu(x: jax.Array, kernel: jax.Array, precision: lax.Precision |
     matrix = jnp.stack([jnp.concatenate([kernel, none], 1), jnp.concatenate([none, kernel], 1)], axis=3)
     matrix = matrix.reshape(12 * inputs, 2 * outputs)
     return jnp.matmul(around, matrix, precision=precision).reshape(number, height, width, outputs)
+
+
+def _in_tiles(x: jax.Array) -> bool:
+    """Whether Winograd's convolution pays: with many channels, and if no tile reaches over the edge."""
+    _, height, width, inputs = x.shape
+    return inputs >= _ENOUGH_INPUTS and x.dtype != jnp.bfloat16 and height % 4 == 0 and width % 4 == 0
 
 
 def _shifted(x: jax.Array, axis: int, by: int) -> jax.Array:
@@ -51,7 +62,7 @@ def convolve_3x3(x: jax.Array, kernel: jax.Array, precision: lax.Precision | Non
     XLA's CPU compiler brings a convolution's axes into the order its fast kernel needs only outside of loops. The
     gradients of a convolution, as JAX states them, need that reordering, so in a scan they fall back to a naive
     loop nest (12 to 15 times slower, measured on two cores). Here the CPU gets them with explicitly transposed
-    operands; elsewhere they are JAX's own.
+    operands, or by Winograd's tiles; elsewhere they are JAX's own.
 
     Args:
       x: [N, H, W, I].
@@ -74,7 +85,7 @@ def _backward(
     precision: lax.Precision | None, residual: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     gradients = partial(_gradients, precision)
-    on_cpu = partial(_gradients_in_canonical_layout, precision)
+    on_cpu = partial(_gradients_on_cpu, precision)
     return lax.platform_dependent(*residual, dy, cpu=on_cpu, default=gradients)
 
 
@@ -87,9 +98,12 @@ def _gradients(
     return dx, dkernel
 
 
-def _gradients_in_canonical_layout(
+def _gradients_on_cpu(
     precision: lax.Precision | None, x: jax.Array, kernel: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    if _in_tiles(x):
+        _, transposed = jax.vjp(partial(_convolve_on_cpu, precision=precision), x, kernel)
+        return transposed(dy)
     dx = _convolve_on_cpu(dy, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2), precision)
     # dkernel[a, b, i, o] = sum_{n,y,x} x[n, y+a-1, x+b-1, i] dy[n, y, x, o]: a convolution with the input
     # channels as batch, the images as input channels and dy as an H x W kernel.

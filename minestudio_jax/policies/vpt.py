@@ -201,7 +201,7 @@ class Dense(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Images uint8 [N, H, W, 3] -> [N, D]; at most `images_at_a_time` of them if that is not 0."""
+    """Images uint8 [N, H, W, 3] -> [N, D]; `images_at_a_time`: how many the convolutions take at most, 0 for all."""
 
     def __init__(self, shape: VPTShape, arithmetic: Arithmetic, images_at_a_time: int, rngs: nnx.Rngs) -> None:
         inputs = (3, *shape.channels)
@@ -213,13 +213,14 @@ class Encoder(nnx.Module):
         self.linear = Dense(_EMBEDDING, shape.hidsize, 1.0, arithmetic, rngs)
 
     def __call__(self, image: jax.Array) -> jax.Array:
-        return in_groups(self._encode, image, self.images_at_a_time)
+        # The dense layer's weights, as large as hundreds of images, are read once for all of them.
+        return self.linear(self.dense(in_groups(self._convolve, image, self.images_at_a_time)))
 
-    def _encode(self, image: jax.Array) -> jax.Array:
+    def _convolve(self, image: jax.Array) -> jax.Array:
         x = image.astype(self.arithmetic.exact) / 255
         for i in range(self.num_stacks):
             x = getattr(self, f"stack_{i}")(x)
-        return self.linear(self.dense(x.reshape(x.shape[0], -1)))
+        return x.reshape(x.shape[0], -1)
 
 
 class Attention(nnx.Module):
@@ -410,7 +411,6 @@ class VPTPolicy(NetworkPolicy):
       remat: the backward pass computes the encoder's and the blocks' activations again instead of keeping them.
       normalizer: of the value.
       use_normalized_vf: whether its statistics follow the value targets.
-      images_at_a_time: how many the encoder takes at most; 0 for all.
     Raises:
       ValueError: the environment's images or actions are not what the network was made for.
     """
@@ -423,7 +423,6 @@ class VPTPolicy(NetworkPolicy):
         remat: bool = False,
         normalizer: ValueNormalizer | None = None,
         use_normalized_vf: bool = True,
-        images_at_a_time: int = 0,
     ) -> None:
         image, wanted = spec.observation.get("image"), (*shape.image_size, 3)
         if image is None or image.dtype != "uint8" or tuple(image.shape) != wanted:
@@ -438,21 +437,21 @@ class VPTPolicy(NetworkPolicy):
             )
         self.shape = shape
         self._spec, self._arithmetic = spec, Arithmetic(jnp.dtype(compute_dtype))
+        # What a CPU gains by its caches an accelerator, or a batch split over devices, would lose.
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        at_a_time = _IMAGES_FOR_CACHES if alone else 0
 
         def build(rngs: nnx.Rngs) -> VPTNetwork:
-            return VPTNetwork(shape, dict(spec.action), self._arithmetic, remat, images_at_a_time, rngs)
+            return VPTNetwork(shape, dict(spec.action), self._arithmetic, remat, at_a_time, rngs)
 
         super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
 
     def for_cpu(self) -> tuple[Policy, Callable[[Params], Params]]:
-        """With the convolutions' kernels transformed once, few images at a time for the caches' sake, and never in
-        bfloat16: a CPU takes up to four times as long with it.
+        """With the convolutions' kernels transformed once, and never in bfloat16: a CPU takes up to four times as long
+        with it.
         """
         dtype = jnp.dtype(self._arithmetic.exact).name
-        policy = VPTPolicy(
-            self._spec, self.shape, dtype, normalizer=self._normalizer, images_at_a_time=_IMAGES_FOR_CACHES
-        )
-        return policy, _with_transformed_kernels
+        return VPTPolicy(self._spec, self.shape, dtype, normalizer=self._normalizer), _with_transformed_kernels
 
     def initial_state(self, batch: int) -> tuple[BlockMemory, ...]:
         shape = self.shape
