@@ -42,7 +42,9 @@ seconds, arguments = float(sys.argv[1]), ["bare", *sys.argv[2:]]
 config = parse(arguments)
 pool = make_pool(config, 0, 0, pathlib.Path(tempfile.mkdtemp()), "bare")
 policy = make_policy(config, pool.spec)
-inference = Inference(policy, pool.num_envs, config.rollout.inference_batch_size, 0)
+inference = Inference(
+    policy, pool.spec, pool.num_envs, config.rollout.inference_batch_size, 0, always_full=pool.lockstep
+)
 params = inference.prepared(jax.jit(policy.init)(jax.random.key(0)))
 
 def play(until):
@@ -51,8 +53,7 @@ def play(until):
         received = pool.recv(1.0)
         if received is None:
             continue
-        obs = {name: np.stack([obs[name] for obs in received.obs]) for name in pool.spec.observation}
-        action, _, _ = inference.act(params, obs, received.first, received.env_id)
+        action = inference.act(params, received.obs, received.first, received.env_id)().action
         pool.send(action, received.env_id)
         steps += len(received.env_id)
     return steps

@@ -67,12 +67,12 @@ def median_s(call: Callable[[], Any], seconds: float) -> float:
 
 def measure_acting(policy: VPTPolicy, params: Any, batch: int, seconds: float) -> float:
     """Seconds of one step of `batch` environments."""
-    inference = Inference(policy, batch, batch, seed=0)
+    inference = Inference(policy, spec_of(policy.shape), batch, batch, seed=0, always_full=True)
     params = inference.prepared(params)
     rng = np.random.default_rng(0)
-    obs = {"image": rng.integers(0, 255, (batch, *policy.shape.image_size, 3)).astype(np.uint8)}
+    obs = [{"image": rng.integers(0, 255, (*policy.shape.image_size, 3)).astype(np.uint8)} for _ in range(batch)]
     first, ids = np.zeros(batch, bool), np.arange(batch, dtype=np.int32)
-    return median_s(lambda: inference.act(params, obs, first, ids), seconds)
+    return median_s(lambda: inference.act(params, obs, first, ids)(), seconds)
 
 
 def measure_update(policy: VPTPolicy, fragments: int, steps: int, seconds: float) -> tuple[float, float]:

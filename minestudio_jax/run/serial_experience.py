@@ -19,7 +19,9 @@ from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.replay_buffer import Entry, ReplayBuffer
+from minestudio_jax.rollout.rollout_manager import RolloutStatus
 from minestudio_jax.rollout.rollout_worker import RolloutWorker
+from minestudio_jax.rollout.worker_fleet import WorkerStatus
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
@@ -45,6 +47,7 @@ class SerialExperience:
             config.replay, config.rollout.fragment_length, derived_seed(config.run.seed, "replay")
         )
         self._worker: RolloutWorker
+        self._env_failures = 0
 
     @staticmethod
     def check(config: Config) -> None:
@@ -85,7 +88,9 @@ class SerialExperience:
 
     def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
         del trainer
-        statistics.add(0, self._worker.report())
+        report = self._worker.report()
+        self._env_failures += sum(report.env_failures.values())
+        statistics.add(0, report)
 
     def metrics(self) -> dict[str, float]:
         return self._buffer.counters.metrics()
@@ -94,7 +99,11 @@ class SerialExperience:
         return f"the buffer holds {self._buffer.counters}; the environments' logs say why"
 
     def status(self) -> Mapping[str, Any]:
-        return {"replay": dataclasses.asdict(self._buffer.counters)}
+        buffer = self._buffer
+        worker = WorkerStatus(0, 0, "acting", buffer.version, self._env_failures, "")
+        return dataclasses.asdict(
+            RolloutStatus(self._session_id, buffer.version, 1, [worker], buffer.counters, buffer.ready(), 0, "")
+        )
 
     def set_num_workers(self, number: int) -> str:
         raise ValueError(f"{number} rollout workers cannot be had with rollout.mode=serial, which has one")
