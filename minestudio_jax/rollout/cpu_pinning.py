@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class CpuPinning:
-    """Pins the calling thread, and those it starts from now on, to CPUs that no other worker of the run has.
+    """Pins the calling thread, and those it starts from now on, to CPUs that no other rollout worker of the host has.
 
     XLA makes as many threads as the thread that first uses it may run on CPUs. Threads of several workers that compete
     for the same CPU wait for each other inside every operation.
@@ -21,20 +21,20 @@ class CpuPinning:
 
     Args:
       num_cpus: rollout.num_cpus_per_worker; a part of a CPU counts as one.
-      session_id: life of the trainer.
+      group: workers of one group share the CPUs out among them; other groups are not heeded.
     Attributes:
       before: the CPUs that the thread could run on before, for processes that are not to be pinned.
       pinned: those that it may run on now.
     """
 
-    def __init__(self, num_cpus: float, session_id: str) -> None:
+    def __init__(self, num_cpus: float, group: str = "rollout workers") -> None:
         self.before = frozenset(os.sched_getaffinity(0))
         self.pinned = self.before
         self._permits: list[Permit] = []
         wanted = math.ceil(num_cpus)
         if not 0 < wanted < len(self.before):
             return
-        places = HostPermits(session_id, "cpu")
+        places = HostPermits(group, "cpu")
         for cpu in sorted(self.before):
             permit = places.acquire(cpu)
             if permit is not None:

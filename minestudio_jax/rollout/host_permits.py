@@ -1,4 +1,4 @@
-"""A number of places on one host, shared by all processes of a run there: to start environments, to use a CPU."""
+"""A number of places on one host, shared by several processes there: to start environments, to use a CPU."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Permit:
 
 
 class HostPermits:
-    """Permits shared by all that name the same session and purpose on the same host.
+    """Permits shared by all of a user's processes that name the same group and purpose on the same host.
 
     A permit is a name that one socket of the host at most can have, without a file: the kernel frees it with its
     holder, whichever way that one ends, and nothing is left behind.
 
     Args:
-      session_id: life of the trainer.
+      group: for example a life of the trainer.
       purpose: what the permits are for.
     """
 
-    def __init__(self, session_id: str, purpose: str) -> None:
-        session = hashlib.sha256(session_id.encode()).hexdigest()[:32]
-        self._prefix = f"\0minestudio_jax/{os.getuid()}/{session}/{purpose}/"
+    def __init__(self, group: str, purpose: str) -> None:
+        name = hashlib.sha256(group.encode()).hexdigest()[:32]
+        self._prefix = f"\0minestudio_jax/{os.getuid()}/{name}/{purpose}/"
 
     def acquire(self, place: int) -> Permit | None:
         """The permit for one place, or None if it is taken. Does not wait."""

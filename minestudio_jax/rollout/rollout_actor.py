@@ -141,7 +141,7 @@ class RolloutActor:
         pool: EnvPool | None = None
         worker_id, worker_life, session_id = self._identity
         # Before JAX makes its threads, and not for the environments.
-        cpus = CpuPinning(self._config.rollout.num_cpus_per_worker, session_id)
+        cpus = CpuPinning(self._config.rollout.num_cpus_per_worker)
         try:
             pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before)
             policy = make_policy(self._config, pool.spec)

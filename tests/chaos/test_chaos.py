@@ -30,6 +30,7 @@ SHORT = (
     "--policy.channels=4",
     "--policy.hidden_size=16",
     "--rollout.fragment_length=16",
+    "--rollout.num_cpus_per_worker=2",
     "--trainer.context_length=16",
     "--trainer.batch_size_per_device=4",
     "--trainer.batches_per_iteration=2",

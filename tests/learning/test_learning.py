@@ -42,7 +42,7 @@ def learn(folder, world, actions, seed, steps, policy=ImpalaPolicy, **settings):
     collector = DeviceCollector(policy, world, sharding.data_mesh(), ENVS, 1, LENGTH, (8, 8), seed)
     (folder / "logs").mkdir()
     trainer = PPOTrainer(
-        config, policy, EnvironmentSpec(IMAGE, {"choice": actions}), LENGTH, folder, seed, lambda version, path: None,
+        config, policy, EnvironmentSpec(IMAGE, {"choice": actions}), LENGTH, folder, seed, None,
         collector,
     )  # fmt: skip
     returns, lengths = [], []

@@ -16,6 +16,7 @@ class Tick(NamedTuple):
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
+    info: dict[str, jax.Array]
 
 
 def _flat(colour: Any, height: int, width: int) -> jax.Array:
@@ -37,7 +38,7 @@ class Bandit:
     def step(self, state: jax.Array, action: dict[str, jax.Array]) -> tuple[jax.Array, Tick]:
         chance = jnp.asarray(self.means)[action["choice"][0]]
         pays = jax.random.bernoulli(jax.random.wrap_key_data(state), chance)
-        return state, Tick(pays.astype(jnp.float32), jnp.bool_(True), jnp.bool_(False))
+        return state, Tick(pays.astype(jnp.float32), jnp.bool_(True), jnp.bool_(False), {})
 
     def render(self, state: jax.Array, height: int, width: int) -> jax.Array:
         return _flat(_DARK, height, width)
@@ -62,7 +63,7 @@ class TMaze:
     def step(self, state: Walk, action: dict[str, jax.Array]) -> tuple[Walk, Tick]:
         there = state.step > self.corridor
         reward = jnp.where(action["choice"][0] == state.side, 1.0, -1.0)
-        return Walk(state.side, state.step + 1), Tick(jnp.where(there, reward, 0.0), there, jnp.bool_(False))
+        return Walk(state.side, state.step + 1), Tick(jnp.where(there, reward, 0.0), there, jnp.bool_(False), {})
 
     def render(self, state: Walk, height: int, width: int) -> jax.Array:
         sign = _choose(state.side == 0, _LEFT, _RIGHT)
@@ -93,7 +94,7 @@ class Wages:
         leaves = (state == 0) & (action["choice"][0] == 0)
         over = state >= 3
         truncated = over & self._truncates
-        return state + 1, Tick(jnp.where(leaves, 1.0, 0.2), leaves | (over & ~truncated), truncated)
+        return state + 1, Tick(jnp.where(leaves, 1.0, 0.2), leaves | (over & ~truncated), truncated, {})
 
     def render(self, state: jax.Array, height: int, width: int) -> jax.Array:
         return _flat(_choose(state == 0, _SIGN, _DARK), height, width)

@@ -55,7 +55,7 @@ def test_a_worker_that_may_have_all_or_asks_for_none_is_not_pinned(session):
 
 
 @several
-def test_other_runs_do_not_count(session):
+def test_other_groups_do_not_count(session):
     one, other = CpuPinning(1, session), None
     os.sched_setaffinity(0, CPUS)
     other = CpuPinning(1, session + "other")

@@ -26,6 +26,7 @@ TINY = (
     "--rollout.num_envs=4",
     "--rollout.inference_batch_size=4",
     "--rollout.fragment_length=8",
+    "--rollout.num_cpus_per_worker=2",
     "--trainer.context_length=4",
     "--trainer.batch_size_per_device=2",
     "--trainer.batches_per_iteration=2",
