@@ -168,11 +168,17 @@ class RolloutManager:
           RolloutFailure: the experience side failed.
         """
         self.raise_error()
+        if self._run_stops.is_set():
+            # Whoever told this process to stop may have told Ray, too: reading from a Ray that is gone would end it.
+            self._stop.wait(timeout_s)
+            return None
         lease = self._replay.lease(num_fragments, timeout_s, ahead)
         fragments: list[SampleFragment] = []
         while lease is not None:
             missing = num_fragments - len(fragments)
             there, lost = self._read(lease.entries)
+            if self._run_stops.is_set():
+                return None
             fragments += there[:missing]
             self._replay.release(lease, lost, [f.metadata.id for f in there[missing:]])
             if len(fragments) == num_fragments:
@@ -180,7 +186,7 @@ class RolloutManager:
             if self._config.rollout.synchronous:
                 self.permit(num_fragments - len(fragments))
             lease = None
-            while lease is None and not self._stop.is_set():
+            while lease is None and not self._ending():
                 self.raise_error()
                 lease = self._replay.lease(num_fragments - len(fragments), _POLL_S, ahead)
         return None
@@ -233,7 +239,7 @@ class RolloutManager:
         """The data that there are, in the entries' order, and the fragments whose data are gone."""
         waiting = [entry.reference for entry in entries]
         last_arrival = time.monotonic()
-        while waiting and not self._stop.is_set():
+        while waiting and not self._ending():
             arrived, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S, fetch_local=True)
             if arrived:
                 last_arrival = time.monotonic()
@@ -245,6 +251,8 @@ class RolloutManager:
                 return ray.get([entry.reference for entry in entries], timeout=_OBJECT_DEADLINE_S), []
         there, lost, reason = [], [], "it did not come"
         for entry in entries:  # one by one: some are gone
+            if self._run_stops.is_set():
+                break
             if entry.reference in waiting:
                 lost.append(entry.metadata.id)
                 continue
@@ -275,7 +283,11 @@ class RolloutManager:
         finally:
             self._replay.give_up()
 
+    def _ending(self) -> bool:
+        return self._stop.is_set() or self._run_stops.is_set()
+
     def _told_to_stop(self) -> bool:
+        """After a death, which may have been part of an end that this process is yet to hear of."""
         return self._run_stops.wait(SIGNAL_GRACE_S)
 
 

@@ -71,10 +71,13 @@ class BackgroundJsonLines:
             if self._waiting:
                 log.error("%d records could not be written to %s and are lost", len(self._waiting), self.path)
             self._waiting.clear()
-        if not self._thread.is_alive():
-            self._file.close()
+            self._condition.notify_all()
 
     def _run(self) -> None:
+        with self._file:
+            self._write_all()
+
+    def _write_all(self) -> None:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._waiting or self._closed)

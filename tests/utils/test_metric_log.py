@@ -209,3 +209,5 @@ def test_what_cannot_be_written_by_the_deadline_is_told(tmp_path, caplog, monkey
         log.close(0.2)
     assert "No space left on device" in caplog.text
     assert "1 records could not be written" in caplog.text
+    log._thread.join(10)
+    assert log._file.closed
