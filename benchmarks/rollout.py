@@ -90,6 +90,7 @@ class Rollout:
         self._manager = RolloutManager(config, uuid.uuid4().hex, folder, threading.Event())
         spec = self._manager.wait_until_started(300.0)
         params = jax.jit(make_policy(config, spec).init)(jax.random.key(0))
+        self._manager.watch(lambda worker_id, report: None)
         self._manager.publish(1, policy_store.save_version(folder / "versions", 1, params))
         self._num_envs = config.rollout.num_envs * config.rollout.num_rollout_workers
         give_up = time.monotonic() + 300

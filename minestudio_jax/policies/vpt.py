@@ -31,7 +31,8 @@ from minestudio_jax.policies.value_normalizer import ValueNormalizer
 EPSILON = 1e-5  # of every normalisation
 BIAS_TERMS = 10  # content terms of the relative bias, per head
 _EMBEDDING = 256  # width between the convolutions and the transformer
-_IMAGES_FOR_CACHES = 4  # that a CPU's encoder takes at a time
+_IMAGES_FOR_CACHES = 4  # that a CPU's encoder takes at a time,
+_FULL_CACHES = 64  # if it has so many channels; those of smaller ones fit anyway, and loops take long to compile
 _HIDDEN = -1e9  # added to the logits of frames that must not be seen
 
 
@@ -439,7 +440,7 @@ class VPTPolicy(NetworkPolicy):
         self._spec, self._arithmetic = spec, Arithmetic(jnp.dtype(compute_dtype))
         # What a CPU gains by its caches an accelerator, or a batch split over devices, would lose.
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        at_a_time = _IMAGES_FOR_CACHES if alone else 0
+        at_a_time = _IMAGES_FOR_CACHES if alone and max(shape.channels) >= _FULL_CACHES else 0
 
         def build(rngs: nnx.Rngs) -> VPTNetwork:
             return VPTNetwork(shape, dict(spec.action), self._arithmetic, remat, at_a_time, rngs)
