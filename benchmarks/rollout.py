@@ -100,11 +100,12 @@ class Rollout:
             time.sleep(0.2)
 
     def clock(self) -> np.ndarray:
-        """[E, 2], steps and seconds of each environment."""
+        """[E, 2], steps and seconds of each environment, up to now."""
         rows = np.zeros((self._num_envs, 2))
         for i in range(self._num_envs):
             if (self.clocks / str(i)).exists():
-                rows[i] = np.fromfile(self.clocks / str(i))
+                steps, seconds, since = np.fromfile(self.clocks / str(i))
+                rows[i] = steps, seconds + (time.monotonic() - since if since else 0.0)
         return rows
 
     def close(self) -> None:

@@ -21,8 +21,8 @@ class SlowEnvironment:
       height, width: of the image.
       jitter: a step takes between 1 - jitter and 1 + jitter times step_s.
       slow_reset_s, slow_reset_share: this share of the resets takes so many seconds, the others nothing.
-      clock_dir: folder in which file `<index>` holds two float64, always up to date: steps done, and the seconds that
-        steps and resets took.
+      clock_dir: folder in which file `<index>` holds three float64, always up to date: steps done, the seconds that
+        steps and resets took, and since when one is under way (time.monotonic(), 0 if none is).
     """
 
     def __init__(
@@ -43,23 +43,23 @@ class SlowEnvironment:
         self._random = np.random.default_rng(seed)
         self._images = self._random.integers(0, 255, (16, height, width, 3), np.uint8)
         self._steps = 0
-        self._clock = np.zeros(2)
+        self._clock = np.zeros(3)
         if clock_dir:
-            self._clock = np.memmap(Path(clock_dir) / str(index), np.float64, "w+", shape=(2,))
+            self._clock = np.memmap(Path(clock_dir) / str(index), np.float64, "w+", shape=(3,))
 
     def reset(self, seed=None):
-        begin = time.perf_counter()
+        begin = self._clock[2] = time.monotonic()
         self._steps = 0
         if self._random.random() < self._slow_reset_share:
             time.sleep(self._slow_reset_s)
-        self._clock[1] += time.perf_counter() - begin
+        self._clock += (0, time.monotonic() - begin, -begin)
         return self._observation(), {}
 
     def step(self, action):
-        begin = time.perf_counter()
+        begin = self._clock[2] = time.monotonic()
         time.sleep(self._step_s * (1 + self._jitter * self._random.uniform(-1, 1)))
         self._steps += 1
-        self._clock += (1, time.perf_counter() - begin)
+        self._clock += (1, time.monotonic() - begin, -begin)
         return self._observation(), float(self._random.random()), False, self._steps >= _EPISODE_STEPS, {}
 
     def close(self):

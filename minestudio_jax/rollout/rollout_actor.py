@@ -119,22 +119,33 @@ class RolloutActor:
           Exception: what made the worker fail.
         """
         self._raise_error()
+        return self._report()
+
+    def drain(self, deadline_s: float) -> ActorReport:
+        """Ends acting, delivers every step that was played, within `deadline_s`, and closes the environments.
+
+        Returns:
+          The last report.
+        """
+        self._drain_until = time.monotonic() + deadline_s
+        return self.stop()
+
+    def stop(self) -> ActorReport:
+        """Ends acting and closes the environments; fragments under way are delivered or abandoned.
+
+        Returns:
+          The last report.
+        """
+        self._stop.set()
+        self._thread.join()
+        return self._report()
+
+    def _report(self) -> ActorReport:
         warnings, self._warnings = self._warnings, []
         started = self._started.is_set() and self._worker is not None
         state = "draining" if self._drain_until else "acting" if started else "starting"
         worker = self._worker.report() if started and self._worker is not None else None
         return ActorReport(state, worker, self._sender.counters, warnings)
-
-    def drain(self, deadline_s: float) -> SenderCounters:
-        """Ends acting, delivers every step that was played, within `deadline_s`, and closes the environments."""
-        self._drain_until = time.monotonic() + deadline_s
-        return self.stop()
-
-    def stop(self) -> SenderCounters:
-        """Ends acting and closes the environments; fragments under way are delivered or abandoned."""
-        self._stop.set()
-        self._thread.join()
-        return self._sender.counters
 
     def _run(self) -> None:
         """The environments' whole life: everything that they are asked comes from this thread."""

@@ -75,6 +75,7 @@ class RolloutManager:
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._on_report: OnReport = lambda worker_id, report: None
         self.published_version = 0
         self._replay = ReplayService(config, session_id)
         self._fleet = WorkerFleet(config, session_id, log_dir, self._replay.handle)
@@ -113,9 +114,11 @@ class RolloutManager:
         """Begins to collect the workers' reports and to replace what dies.
 
         Args:
-          on_report: called from the manager's thread with (worker id, report) about twice a second.
+          on_report: called with (worker id, report), from the manager's thread about twice a second, and with the last
+            reports by `close`.
         """
-        self._thread = threading.Thread(target=self._watch, args=(on_report,), name="rollout-manager", daemon=True)
+        self._on_report = on_report
+        self._thread = threading.Thread(target=self._watch, name="rollout-manager", daemon=True)
         self._thread.start()
 
     def publish(self, version: int, where: Path | PackedVersion) -> None:
@@ -228,11 +231,11 @@ class RolloutManager:
             raise self._error
 
     def close(self, deadline_s: float) -> None:
-        """Stops every worker, at the latest after `deadline_s`, then the buffer."""
+        """Stops every worker, at the latest after `deadline_s`, then the buffer. Nothing is reported after that."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self._fleet.close(deadline_s)
+        self._fleet.close(self._on_report, deadline_s)
         self._replay.close()
 
     def _read(self, entries: Sequence[Entry]) -> tuple[list[SampleFragment], list[FragmentId]]:
@@ -266,7 +269,7 @@ class RolloutManager:
             log.info("%d fragments of the workers %s are lost; the last: %s", len(lost), workers, reason)
         return there, lost
 
-    def _watch(self, on_report: OnReport) -> None:
+    def _watch(self) -> None:
         """Looks after workers and buffer until told to stop."""
         try:
             while not self._stop.wait(_POLL_S):
@@ -274,10 +277,10 @@ class RolloutManager:
                 # gone would end this process.
                 if self._run_stops.is_set():
                     return
-                self._fleet.turn(on_report, _POLL_S, self._replay.pending(), self._told_to_stop)
+                self._fleet.turn(self._on_report, _POLL_S, self._replay.pending(), self._told_to_stop)
                 if not self._run_stops.is_set() and self._replay.heal(self._run_stops, SIGNAL_GRACE_S):
                     self._fleet.rewire(self._replay.handle, self._replay.restarts)
-                self._fleet.end_drained(self._replay.producers, self._replay.looked_at)
+                self._fleet.end_drained(self._on_report, self._replay.producers, self._replay.looked_at)
         except BaseException as error:
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
         finally:

@@ -63,7 +63,7 @@ class _Member:
       told: newest version it was told of, by `telling`, a call that it answers at once.
       permitted: number of the last permission it was given.
       restart_at: when a dead one is started again.
-      drain: the call that drains it; it is answered at `drained_at`, and the worker killed after `drain_until`.
+      drain: the call that drains it, until it is answered, at `drained_at`; the worker is killed after `drain_until`.
       sender: of this life.
     """
 
@@ -209,16 +209,23 @@ class WorkerFleet:
         for member, reason in died + never_there:
             self._bury(member, reason)
 
-    def close(self, deadline_s: float) -> None:
-        """Stops every worker, at the latest after `deadline_s`."""
-        actors = [m.actor for m in self._members.values() if m.actor is not None]
-        stops = [actor.stop.remote() for actor in actors]
-        if stops:
-            _, unfinished = ray.wait(stops, num_returns=len(stops), timeout=deadline_s)
-            if unfinished:
-                log.warning("%d rollout workers did not stop within %g s and were killed", len(unfinished), deadline_s)
-        for actor in actors:
-            ray.kill(actor)
+    def close(self, on_report: OnReport, deadline_s: float) -> None:
+        """Stops every worker, at the latest after `deadline_s`; `on_report` gets the last report of each."""
+        members = [m for m in self._members.values() if m.actor is not None]
+        # What an earlier call has been told, and nobody has looked at yet, is not told again.
+        unread = {call: m for m in members for call in (m.call, m.drain) if call is not None}
+        stops = {m.actor.stop.remote(): m for m in members}
+        calls = unread | stops
+        if not calls:
+            return
+        answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=deadline_s)
+        if unstopped := len(stops.keys() - set(answered)):
+            log.warning("%d rollout workers did not stop within %g s and were killed", unstopped, deadline_s)
+        for call in (call for call in calls if call in answered):
+            with contextlib.suppress(ray.exceptions.RayError):
+                self._note(calls[call], ray.get(call), on_report)
+        for member in members:
+            ray.kill(member.actor)
 
     def _add(self, worker_id: int) -> None:
         member = _Member(worker_id, life=self._lives.get(worker_id, 0))
@@ -273,15 +280,19 @@ class WorkerFleet:
             if member.state != "draining":
                 member.state = report.state
             member.answered = True
+        if time.monotonic() - member.started_at > _HEALTHY_AFTER_S:
+            member.backoff_s = _FIRST_BACKOFF_S
+        self._tell(member)
+        self._note(member, report, on_report)
+
+    def _note(self, member: _Member, report: ActorReport, on_report: OnReport) -> None:
+        with self._lock:
             member.sender = report.sender
             if report.worker is not None:
                 member.version = report.worker.version
                 member.env_failures += sum(report.worker.env_failures.values())
-        if time.monotonic() - member.started_at > _HEALTHY_AFTER_S:
-            member.backoff_s = _FIRST_BACKOFF_S
         for warning in report.warnings:
             log.warning("rollout worker %d: %s", member.worker_id, warning)
-        self._tell(member)
         if report.worker is not None:
             on_report(member.worker_id, report.worker)
 
@@ -346,10 +357,11 @@ class WorkerFleet:
             member.drain_until = time.monotonic() + deadline_s
             member.drain = member.actor.drain.remote(deadline_s)
 
-    def end_drained(self, producers: set[tuple[int, int]], looked_at: float) -> None:
+    def end_drained(self, on_report: OnReport, producers: set[tuple[int, int]], looked_at: float) -> None:
         """Ends the workers that were drained, once nobody needs what they delivered: their data die with them.
 
         Args:
+          on_report: called with (worker id, last report).
           producers: worker and life of those whose fragments the replay buffer held.
           looked_at: `time.monotonic()` when it did.
         """
@@ -358,9 +370,9 @@ class WorkerFleet:
             if member.state != "draining":
                 continue
             if not member.drained_at and ray.wait([member.drain], timeout=0)[0]:
-                member.drained_at = now
+                call, member.drain, member.drained_at = member.drain, None, now
                 with contextlib.suppress(ray.exceptions.RayError):
-                    member.sender = ray.get(member.drain)
+                    self._note(member, ray.get(call), on_report)
             needed = looked_at < member.drained_at or (member.worker_id, member.life) in producers
             if (not member.drained_at or needed) and now < member.drain_until:
                 continue

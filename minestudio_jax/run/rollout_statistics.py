@@ -26,17 +26,14 @@ class RolloutStatistics:
     def __init__(self, path: Path, tasks: Iterable[str], counters: Callable[[], Counters]) -> None:
         self._lock = threading.Lock()
         self._episode_log = BackgroundJsonLines(path)
-        self._closed = False
         self._counters = counters
         self._episodes = EpisodeStatistics(tasks)
         self._seconds: dict[str, float] = {}
         self._env_counts: Counter[str] = Counter()
 
     def add(self, worker_id: int, report: WorkerReport) -> None:
-        """Takes one worker's report; one that comes after `close` is ignored."""
+        """Takes one worker's report."""
         with self._lock:
-            if self._closed:
-                return
             self._env_counts += Counter({"starts": report.env_starts, "recycled": report.env_recycled})
             self._env_counts += Counter({f"failures/{cause}": n for cause, n in report.env_failures.items()})
             self._episodes.add(report.episodes)
@@ -77,7 +74,5 @@ class RolloutStatistics:
             return self._episodes.full_window_mean()
 
     def close(self) -> None:
-        """Closes the file."""
-        with self._lock:
-            self._closed = True
-            self._episode_log.close()
+        """Closes the file; nothing may be added any more."""
+        self._episode_log.close()

@@ -93,7 +93,7 @@ def _run(
     """Starts both sides, loops, and stops them whatever happens."""
     # Before anything is started: the file may be the wrong one.
     pretrained = None if directory.has_checkpoint else pretrained_params(config)
-    with ExitStack() as cleanup:
+    with ExitStack() as files, ExitStack() as cleanup:  # files stay open until all who write to them have stopped
         experience = make_experience(config, directory, board, stop, needed)
         spec = experience.start(cleanup)
         if spec is None:
@@ -123,7 +123,7 @@ def _run(
             board.stage(f"continuing after iteration {counters.iteration}, {counters.env_steps:,} env steps")
         _rewind_logs(directory, counters.iteration)
         statistics = RolloutStatistics(directory.episodes, task_shares(config.env), lambda: trainer.counters)
-        cleanup.callback(statistics.close)
+        files.callback(statistics.close)
         board.stage(f"compiling the update of {trainer.num_parameters:,} parameters")
         board.stage(f"compiled: {trainer.compile()}")
         if not experience.connect(trainer, statistics):
