@@ -95,6 +95,7 @@ class Inference:
         for size in self.batch_sizes:
             self._dispatch(params, [], np.zeros(0, bool), nobody, size)
             jax.block_until_ready(self._rows(self._slab.memory, self._padded_ids(nobody, size)))
+        self._value_of(params, [], nobody)
 
     def act(
         self,
@@ -132,16 +133,9 @@ class Inference:
 
     def value(self, params: Params, obs: Sequence[Observation], env_id: np.ndarray) -> np.ndarray:
         """Value float32 [K] of observations that follow the environments' last actions; memory stays as it is."""
-        values = []
-        for part in self._parts(len(env_id)):
-            ids = env_id[part]
-            size = self._size_for(len(ids))
-            buffer = self._free_buffer(size)
-            batch = buffer.filled(obs[part], np.zeros(len(ids), bool))
-            value = self._value(params, self._slab.memory, *batch, self._padded_ids(ids, size))
-            buffer.in_use_by = value
-            values.append(np.asarray(value)[: len(ids)])
-        return np.concatenate(values)
+        size = self.batch_sizes[0]
+        parts = [slice(start, start + size) for start in range(0, len(env_id), size)]
+        return np.concatenate([self._value_of(params, obs[part], env_id[part]) for part in parts])
 
     def memory(self, env_id: np.ndarray, first: np.ndarray) -> Any:
         """Memory of the given environments before their next observation: NumPy tree of [K, ...].
@@ -149,6 +143,16 @@ class Inference:
         It is the policy's initial memory where `first`.
         """
         return self._before(self._look_up(env_id), first)
+
+    def _value_of(self, params: Params, obs: Sequence[Observation], env_id: np.ndarray) -> np.ndarray:
+        """Of one batch of the smallest size."""
+        # Few episodes are cut at once, and each size would cost a program that is compiled beforehand.
+        size = self.batch_sizes[0]
+        buffer = self._free_buffer(size)
+        batch = buffer.filled(obs, np.zeros(len(env_id), bool))
+        value = self._value(params, self._slab.memory, *batch, self._padded_ids(env_id, size))
+        buffer.in_use_by = value
+        return np.asarray(value)[: len(env_id)]
 
     def _dispatch(
         self, params: Params, obs: Sequence[Observation], first: np.ndarray, env_id: np.ndarray, size: int

@@ -75,3 +75,25 @@ def test_looking_at_a_value_moves_no_memory(policy, params):
     assert value.shape == (ENVS,)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(inference.memory(ids, no)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_is_compiled_once_there_is_a_policy(policy, params):
+    """An environment whose episode is cut for the first time would make all the others wait."""
+    inference = Inference(policy, spec_of(SHAPE), ENVS, 2, seed=0)
+    inference.compile(inference.prepared(params))
+    compiled: list[str] = []
+
+    def note(event: str, duration: float, **kwargs: object) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    obs, first = frames(1), np.zeros(ENVS, bool)
+    try:
+        for count in (1, 2, 3):
+            ids = np.arange(count, dtype=np.int32)
+            inference.act(inference.prepared(params), obs[:count], first[:count], ids, ~first[:count])()
+            inference.value(inference.prepared(params), obs[:count], ids)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert compiled == []

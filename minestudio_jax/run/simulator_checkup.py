@@ -1,0 +1,171 @@
+"""Whether Minecraft can be started: the interpreter, its packages, the game, Java, the display, ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minestudio_jax.config import EnvConfig
+from minestudio_jax.envs import display
+from minestudio_jax.run.finding import Finding, bad, doubtful, good
+
+_GIB = 2**30
+_DEADLINE_S = 60.0
+_PROBE = Path(__file__).parents[1] / "envs" / "probe.py"
+_DOCS = "docs/minecraft.md has every step"
+_NUMPY_BELOW = (1, 24)
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """What one of Minecraft's simulators needs.
+
+    Attributes:
+      name: of its Python package.
+      install: how one gets it.
+      packages: that it cannot do without, besides NumPy.
+      instance_bytes: memory of one instance with its Python half.
+      old_numpy: it needs NumPy below 1.24.
+    """
+
+    name: str
+    install: str
+    packages: tuple[str, ...]
+    instance_bytes: int
+    old_numpy: bool
+
+
+SIMULATORS: Mapping[str, Simulator] = {
+    "minerl": Simulator(
+        "minerl",
+        "pip install git+https://github.com/minerllabs/minerl@v1.0.2",
+        ("gym", "lxml", "jinja2", "xmltodict", "psutil"),
+        4 * _GIB,
+        old_numpy=True,
+    ),
+    "minestudio": Simulator(
+        "minestudio",
+        "pip install minestudio, then python -m minestudio.simulator.entry -y, which fetches the game",
+        ("torch", "cv2", "gymnasium", "lxml", "jinja2", "xmltodict", "psutil"),
+        3 * _GIB,
+        old_numpy=False,
+    ),
+}
+
+
+def simulator_of(env: EnvConfig) -> Simulator | None:
+    """The simulator behind env.factory, if it is one of Minecraft's."""
+    module = env.factory.partition(":")[0]
+    return SIMULATORS.get(module.rsplit(".", 1)[-1])
+
+
+def check_simulator(env: EnvConfig, simulator: Simulator) -> Iterator[Finding]:
+    """Everything that the simulator needs to start; `env` are the run's settings of environments."""
+    interpreter = env.python or sys.executable
+    probed = _probe(interpreter, (simulator.name, "numpy", *simulator.packages))
+    if isinstance(probed, Finding):
+        yield probed
+    else:
+        yield from _check_packages(interpreter, simulator, probed)
+    remote = "port" in env.options
+    if remote:
+        yield good("game", f"it is not started: env.options names port {env.options['port']}, where one listens")
+        return
+    folder = None if isinstance(probed, Finding) else (probed["packages"][simulator.name] or {}).get("folder")
+    yield _game(simulator, folder)
+    yield from _java()
+    yield from _display(env)
+
+
+def _probe(interpreter: str, names: tuple[str, ...]) -> dict[str, Any] | Finding:
+    try:
+        result = subprocess.run(
+            [interpreter, str(_PROBE), *names], capture_output=True, text=True, timeout=_DEADLINE_S, check=True
+        )
+        probed: dict[str, Any] = json.loads(result.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        reason = getattr(error, "stderr", "") or str(error)
+        return bad(
+            "interpreter",
+            f"env.python={interpreter!r} does not run: {reason.strip().splitlines()[-1] if reason.strip() else error}",
+            "name a Python from 3.8 on that has the simulator",
+        )
+    return probed
+
+
+def _check_packages(interpreter: str, simulator: Simulator, probed: Mapping[str, Any]) -> Iterator[Finding]:
+    version = tuple(probed["version"])
+    words = ".".join(map(str, version))
+    if version < (3, 8):
+        yield bad("interpreter", f"{interpreter} is Python {words}", "it must be 3.8 or newer")
+    else:
+        yield good("interpreter", f"{interpreter}, Python {words}")
+    packages: Mapping[str, Any] = probed["packages"]
+    if packages[simulator.name] is None:
+        yield bad("simulator", f"{interpreter} has no package {simulator.name!r}", f"{simulator.install}; {_DOCS}")
+    elif simulator.name == "minerl" and packages["minerl"]["version"].startswith("0."):
+        yield bad(
+            "simulator",
+            f"minerl {packages['minerl']['version']} is Minecraft 1.11, with other observations and actions",
+            f"{simulator.install} (PyPI's newest is the old one); {_DOCS}",
+        )
+    else:
+        yield good("simulator", f"{simulator.name} {packages[simulator.name]['version']}")
+    numpy = packages["numpy"]
+    if numpy is None:
+        yield bad("NumPy", f"{interpreter} has none", "pip install 'numpy<1.24'" if simulator.old_numpy else "pip install numpy")
+    elif simulator.old_numpy and _numbers(numpy["version"]) >= _NUMPY_BELOW:
+        yield bad("NumPy", f"it is {numpy['version']}, MineRL needs one below 1.24", "pip install 'numpy<1.24' there")
+    else:
+        yield good("NumPy", numpy["version"])
+    missing = [name for name in simulator.packages if packages[name] is None]
+    if missing:
+        yield bad("packages", f"{interpreter} lacks {', '.join(missing)}", f"{simulator.install}; {_DOCS}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _game(simulator: Simulator, folder: str | None) -> Finding:
+    """The Java program itself."""
+    if simulator.name == "minerl":
+        if not folder:
+            return bad("game", "where it lies is known once the package minerl is there", simulator.install)
+        jar = Path(folder) / "MCP-Reborn" / "build" / "libs" / "mcprec-6.13.jar"
+        remedy = f"MineRL builds it while it is installed, with JDK 8: {simulator.install}; {_DOCS}"
+    else:
+        home = os.environ.get("MINESTUDIO_DIR") or os.path.join(tempfile.gettempdir(), "MineStudio")
+        jar = Path(home) / "engine" / "build" / "libs" / "mcprec-6.13.jar"
+        remedy = "python -m minestudio.simulator.entry -y fetches it; set MINESTUDIO_DIR to a folder that lasts"
+    if not jar.is_file():
+        return bad("game", f"there is no {jar}", remedy)
+    return good("game", str(jar))
+
+
+def _java() -> Iterator[Finding]:
+    program = shutil.which("java")
+    remedy = "install JDK 8 (apt install openjdk-8-jdk, or conda install -c conda-forge openjdk=8) and put it first in PATH"
+    if program is None:
+        yield bad("Java", "there is no java in PATH", remedy)
+        return
+    try:
+        told = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_DEADLINE_S).stderr
+    except (OSError, subprocess.SubprocessError) as error:
+        yield bad("Java", f"{program} does not run: {error}", remedy)
+        return
+    found = re.search(r'version "([^"]+)"', told)
+    version = found.group(1) if found else "of unknown version"
+    if version.startswith("1.8"):
+        yield good("Java", f"{os.path.realpath(program)}, {version}")
+    else:
+        yield bad("Java", f"{os.path.realpath(program)} is {version}, Minecraft 1.16.5 under MineRL needs 8", remedy)
