@@ -16,6 +16,7 @@ from typing import Any
 
 from minestudio_jax.config import EnvConfig
 from minestudio_jax.envs import display
+from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.run.finding import Finding, bad, doubtful, good
 
 _GIB = 2**30
@@ -23,6 +24,7 @@ _DEADLINE_S = 60.0
 _PROBE = Path(__file__).parents[1] / "envs" / "probe.py"
 _DOCS = "docs/minecraft.md has every step"
 _NUMPY_BELOW = (1, 24)
+_JAR = Path("build", "libs", "mcprec-6.13.jar")
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ def check_simulator(env: EnvConfig, simulator: Simulator) -> Iterator[Finding]:
     if remote:
         yield good("game", f"it is not started: env.options names port {env.options['port']}, where one listens")
         return
-    folder = None if isinstance(probed, Finding) else (probed["packages"][simulator.name] or {}).get("folder")
-    yield _game(simulator, folder)
-    yield from _java()
-    yield from _display(env)
+    folder = "" if isinstance(probed, Finding) else (probed["packages"][simulator.name] or {}).get("folder", "")
+    yield _game(simulator, folder, env.options.get("jar", ""))
+    yield _java(env.options.get("java", "java"))
+    yield _display(env.options.get("display", "auto"), env.options.get("gpu", "egl"))
 
 
 def _probe(interpreter: str, names: tuple[str, ...]) -> dict[str, Any] | Finding:
@@ -136,36 +138,55 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
-def _game(simulator: Simulator, folder: str | None) -> Finding:
-    """The Java program itself."""
-    if simulator.name == "minerl":
+def _game(simulator: Simulator, folder: str, given: str) -> Finding:
+    """The Java program itself; `given` is where the settings say it is."""
+    if given:
+        jar, remedy = Path(given), "correct env.options: jar"
+    elif simulator.name == "minerl":
         if not folder:
             return bad("game", "where it lies is known once the package minerl is there", simulator.install)
-        jar = Path(folder) / "MCP-Reborn" / "build" / "libs" / "mcprec-6.13.jar"
+        jar = Path(folder) / "MCP-Reborn" / _JAR
         remedy = f"MineRL builds it while it is installed, with JDK 8: {simulator.install}; {_DOCS}"
     else:
         home = os.environ.get("MINESTUDIO_DIR") or os.path.join(tempfile.gettempdir(), "MineStudio")
-        jar = Path(home) / "engine" / "build" / "libs" / "mcprec-6.13.jar"
+        jar = Path(home) / "engine" / _JAR
         remedy = "python -m minestudio.simulator.entry -y fetches it; set MINESTUDIO_DIR to a folder that lasts"
     if not jar.is_file():
         return bad("game", f"there is no {jar}", remedy)
     return good("game", str(jar))
 
 
-def _java() -> Iterator[Finding]:
-    program = shutil.which("java")
-    remedy = "install JDK 8 (apt install openjdk-8-jdk, or conda install -c conda-forge openjdk=8) and put it first in PATH"
+def _java(name: str) -> Finding:
+    program = shutil.which(name)
+    remedy = (
+        "apt install openjdk-8-jdk, or conda install -c conda-forge openjdk=8; put it first in PATH, or name its "
+        "executable in env.options: java"
+    )
     if program is None:
-        yield bad("Java", "there is no java in PATH", remedy)
-        return
+        return bad("Java", f"there is no program {name!r}", remedy)
     try:
         told = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_DEADLINE_S).stderr
     except (OSError, subprocess.SubprocessError) as error:
-        yield bad("Java", f"{program} does not run: {error}", remedy)
-        return
+        return bad("Java", f"{program} does not run: {error}", remedy)
     found = re.search(r'version "([^"]+)"', told)
     version = found.group(1) if found else "of unknown version"
-    if version.startswith("1.8"):
-        yield good("Java", f"{os.path.realpath(program)}, {version}")
-    else:
-        yield bad("Java", f"{os.path.realpath(program)} is {version}, Minecraft 1.16.5 under MineRL needs 8", remedy)
+    if not version.startswith("1.8"):
+        return bad("Java", f"{os.path.realpath(program)} is {version}, Minecraft 1.16.5 needs 8 here", remedy)
+    return good("Java", f"{os.path.realpath(program)}, {version}")
+
+
+def _display(kind: str, gpu: str) -> Finding:
+    try:
+        opened = display.open_display(kind, gpu)
+    except EnvironmentFailure as error:
+        return bad("display", str(error), "apt install xvfb libgl1-mesa-dri mesa-utils")
+    try:
+        renderer = display.gl_renderer(opened)
+    finally:
+        opened.close()
+    sentence = f"{opened.kind}: {renderer.sentence}"
+    if renderer.software is None:
+        return doubtful("display", sentence, "apt install mesa-utils libgl1-mesa-dri, and look again")
+    if renderer.software:
+        return doubtful("display", sentence, "with a GPU install VirtualGL and set env.options: display to virtualgl")
+    return good("display", sentence)

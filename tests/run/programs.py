@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.rollout.processes import is_alive, wait_until
@@ -43,9 +45,18 @@ class Program:
       name: of the module, in the package if it has no dot.
       *arguments: of the command line.
       cwd: directory it is started in.
+      optimized: compiled as users' programs are. Otherwise without most optimisations: sooner, and slower.
+      environment: variables besides this process's.
     """
 
-    def __init__(self, name: str, *arguments: str, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        optimized: bool = True,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._mark = f"{MARKER}={uuid.uuid4().hex}"
         key, value = self._mark.split("=")
         self.process = subprocess.Popen(
@@ -54,7 +65,13 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             cwd=cwd,
-            env={**os.environ, key: value, "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                key: value,
+                "PYTHONUNBUFFERED": "1",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": str(not optimized),
+                **environment,
+            },
             start_new_session=True,
         )
         self.stdout = self.stderr = ""

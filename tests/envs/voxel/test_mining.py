@@ -71,10 +71,13 @@ TICKS = {
 @jax.jit
 def ticks_to_break(blocks, held):
     """How many ticks of holding attack it takes, and whether the block drops something."""
+    player = standing(12.5, 11.5)
+    # Seen once: nothing moves before the block breaks.
+    sight = cast(blocks, clearance_of(blocks), physics.eye(player), *look_direction(player.yaw, player.pitch), 16)
 
     def one(carry):
         blocks, breaking, ticks, _, _ = carry
-        mined = attack(blocks, standing(12.5, 11.5), breaking, jnp.bool_(True), held, 1.0, 1.0)
+        mined = mining.attack(blocks, sight, breaking, jnp.bool_(True), held, 1.0, 1.0)
         return mined.blocks, mined.breaking, ticks + 1, mined.broken != b.AIR, mined.harvested
 
     no = jnp.bool_(False)
