@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from minestudio_jax.config import Config, ConfigError, task_shares
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.envs.tasks import Task, with_common_masks
 from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.recycling import Recycling
 from minestudio_jax.rollout.start_limit import StartLimit
 from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.task_assignment import assigned_tasks
+from minestudio_jax.utils.task_files import load_task
 
 if TYPE_CHECKING:
     from minestudio_jax.envs.voxel import World
@@ -138,6 +140,29 @@ def embedded_spec(config: Config) -> EnvironmentSpec:
     return spec
 
 
+def played_tasks(config: Config) -> dict[str, Task]:
+    """The run's tasks, by the names that its settings have for them.
+
+    Raises:
+      ValueError: there is no such task, or its file is wrong.
+    """
+    return with_common_masks({name: load_task(name) for name in task_shares(config.env)})
+
+
+def check_rewards(config: Config) -> None:
+    """Checks that there is something to learn from in every task that is learnt from.
+
+    Raises:
+      ConfigError: a task has no reward.
+    """
+    for name, task in played_tasks(config).items():
+        if not task.reward and config.trainer.task_weights.get(name, 1.0) > 0:
+            raise ConfigError(
+                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a list "
+                "of terms as in configs/tasks, or only evaluate with it"
+            )
+
+
 def embedded_world(config: Config, task: str) -> World:
     """The world that the settings describe, for one of their tasks.
 
@@ -150,4 +175,4 @@ def embedded_world(config: Config, task: str) -> World:
     for key in ("task", "preset", "action_set"):
         if key in env.options:
             raise ValueError(f"env.options: {key}={env.options[key]!r} belongs into --env.{key}")
-    return voxel.make(task, env.preset, env.action_set, **env.options)
+    return voxel.make(played_tasks(config)[task], env.preset, env.action_set, **env.options)
