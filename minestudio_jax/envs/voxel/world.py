@@ -25,7 +25,7 @@ from minestudio_jax.envs.voxel.render import render
 from minestudio_jax.envs.voxel.state import Breaking, Player, State, WorldSettings
 from minestudio_jax.envs.voxel.statistics import nothing_yet
 from minestudio_jax.envs.voxel.tick import Rules, tick
-from minestudio_jax.utils.task_files import load_task
+from minestudio_jax.utils.task_files import load_task, task_names
 
 PRESETS: dict[str, dict[str, Any]] = {
     "vanilla": {},
@@ -278,15 +278,25 @@ def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = 
     for name, value in settings.items():
         _check_setting("env.options" if name in overrides else f"task {task.name}: world", name, value)
     rewards.check_task(task)
-    inv.check_stacks(task.inventory, f"task {task.name}: inventory")
-    for group in task.mobs:
-        _check(f"task {task.name}: mobs", group.name, creatures.NAMES[1:])
+    _check_what_there_is(task)
     made = WorldSettings(**settings)
     if made.time_limit == 0:
         made = dataclasses.replace(made, time_limit=-(-task.time_limit // made.frame_skip))
     world = World(task, made, action_set)
     _check_begin(world)
     return world
+
+
+def playable_tasks() -> list[str]:
+    """Names of the tasks that come with the package and can be played here; the others are for Minecraft only."""
+    playable = []
+    for name in task_names():
+        try:
+            make(name)
+        except ValueError:
+            continue
+        playable.append(name)
+    return playable
 
 
 def _begin_of(task: Task) -> dict[str, Any]:
@@ -298,6 +308,16 @@ def _begin_of(task: Task) -> dict[str, Any]:
     if task.time is not None:
         settings["start_time"] = task.time
     return settings
+
+
+def _check_what_there_is(task: Task) -> None:
+    """Raises ValueError if the task needs items or mobs that this world does not have."""
+    try:
+        inv.check_stacks(task.inventory, f"task {task.name}: inventory")
+        for group in task.mobs:
+            _check(f"task {task.name}: mobs", group.name, creatures.NAMES[1:])
+    except ValueError as error:
+        raise ValueError(f"{error}; {rewards.FOR_MINECRAFT}") from error
 
 
 def _check_begin(world: World) -> None:
