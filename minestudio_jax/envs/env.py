@@ -11,6 +11,8 @@ from typing import Any, Dict, Mapping, Optional, Protocol, Tuple, runtime_checka
 
 import numpy as np
 
+MASK_PREFIX = "action_mask."  # and an action component's name: the observation that says which of its choices there are
+
 
 class EnvironmentFailure(RuntimeError):
     """The simulator broke in `reset` or `step`.

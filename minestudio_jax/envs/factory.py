@@ -15,7 +15,8 @@ from minestudio_jax.envs.callbacks.for_task import callbacks_for
 from minestudio_jax.envs.engine import Engine, Instance, Launch
 from minestudio_jax.envs.env import MisconfiguredEnvironment
 from minestudio_jax.envs.minecraft import MinecraftEnvironment, Simulator
-from minestudio_jax.envs.tasks import Task, task_from_dict
+from minestudio_jax.envs.task_format import task_from_dict
+from minestudio_jax.envs.tasks import Task
 
 
 def open_instance(index: int, port: int, host: str, options: Mapping[str, Any], find_jar: Callable[[], str]) -> Instance:
@@ -49,7 +50,7 @@ def read_task(task: Union[str, Mapping[str, Any]]) -> Optional[Task]:
     if isinstance(task, str):
         return None
     try:
-        return task_from_dict(task, "the task")
+        return task_from_dict(task, "the task", rewarded=False)
     except ValueError as error:
         raise MisconfiguredEnvironment(str(error)) from error
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minestudio_jax.config import Config, ConfigError, factory_path, plays_minecraft, task_shares
+from minestudio_jax.envs.callbacks.for_task import check_for_minecraft
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.envs.tasks import task_to_dict, with_common_masks
+from minestudio_jax.envs.tasks import Task, task_to_dict, with_common_masks
 from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.recycling import Recycling
@@ -106,11 +107,13 @@ def factory_tasks(config: Config, names: list[str]) -> list[Any] | None:
       For Minecraft the tasks themselves, since its interpreter reads no YAML; for a user's factory the names if there
       are several tasks, and otherwise nothing.
     Raises:
-      ValueError: there is no such task.
+      ValueError: there is no such task, or none for Minecraft.
     """
     if not plays_minecraft(config.env):
         return list(names) if config.env.tasks else None
-    tasks = with_common_masks({name: load_task(name) for name in task_shares(config.env)})
+    tasks = played_tasks(config)
+    for task in tasks.values():
+        check_for_minecraft(task)
     return [task_to_dict(tasks[name]) for name in names]
 
 
@@ -118,7 +121,7 @@ def check_factory(config: Config) -> None:
     """Checks that env.factory names a module that can be found, as far as that is known without its interpreter.
 
     Raises:
-      ConfigError: it cannot be found, or Minecraft is to play a task that there is none of.
+      ConfigError: it cannot be found, or the task is none for Minecraft.
     """
     try:
         factory_tasks(config, [])
@@ -162,6 +165,29 @@ def embedded_spec(config: Config) -> EnvironmentSpec:
     return spec
 
 
+def played_tasks(config: Config) -> dict[str, Task]:
+    """The run's tasks, by the names that its settings have for them.
+
+    Raises:
+      ValueError: there is no such task, or its file is wrong.
+    """
+    return with_common_masks({name: load_task(name) for name in task_shares(config.env)})
+
+
+def check_rewards(config: Config) -> None:
+    """Checks that there is something to learn from in every task that is learnt from.
+
+    Raises:
+      ConfigError: a task has no reward.
+    """
+    for name, task in played_tasks(config).items():
+        if not task.reward and config.trainer.task_weights.get(name, 1.0) > 0:
+            raise ConfigError(
+                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a list "
+                "of terms as in configs/tasks, or only evaluate with it"
+            )
+
+
 def embedded_world(config: Config, task: str) -> World:
     """The world that the settings describe, for one of their tasks.
 
@@ -174,4 +200,4 @@ def embedded_world(config: Config, task: str) -> World:
     for key in ("task", "preset", "action_set"):
         if key in env.options:
             raise ValueError(f"env.options: {key}={env.options[key]!r} belongs into --env.{key}")
-    return voxel.make(task, env.preset, env.action_set, **env.options)
+    return voxel.make(played_tasks(config)[task], env.preset, env.action_set, **env.options)
