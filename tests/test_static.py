@@ -69,7 +69,8 @@ def test_learning_side_knows_nothing_of_ray():
 
 def test_importing_the_settings_and_programs_needs_no_jax_and_no_ray():
     code = (
-        "import sys, minestudio_jax.config, minestudio_jax.train, minestudio_jax.evaluate, minestudio_jax.control\n"
+        "import sys, minestudio_jax.config, minestudio_jax.train, minestudio_jax.evaluate, minestudio_jax.control, "
+        "minestudio_jax.serve_voxel\n"
         "assert not {'jax', 'ray', 'flax', 'orbax'} & set(sys.modules), 'slow imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

@@ -19,6 +19,18 @@ class EnvironmentFailure(RuntimeError):
 
     Neither a termination nor a truncation: the step it happened in never took place, and the episode
     is not reported. The instance that raised it is discarded and built anew.
+
+    Attributes:
+      cause: under which it is counted, one of those that `rollout/env_pool.py` lists; where none is known, "exception".
+    """
+
+    cause = "exception"
+
+
+class MisconfiguredEnvironment(EnvironmentFailure):
+    """The environment cannot be built as it is configured.
+
+    What a factory raises when building it once more would be of no use: the run ends instead of trying again.
     """
 
 

@@ -6,11 +6,12 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from minestudio_jax.config import Config, ConfigError, task_shares
+from minestudio_jax.config import Config, ConfigError, factory_path, plays_minecraft, task_shares
+from minestudio_jax.envs.callbacks.for_task import check_for_minecraft
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.envs.tasks import Task, with_common_masks
+from minestudio_jax.envs.tasks import Task, task_to_dict, with_common_masks
 from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.recycling import Recycling
@@ -65,7 +66,7 @@ def make_pool(
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
     launch = EnvLaunch(
-        env.factory,
+        factory_path(env),
         log_dir,
         env.options,
         env.python or None,
@@ -83,7 +84,7 @@ def make_pool(
         num_envs,
         seed,
         max_failures_per_hour=env.max_failures_per_hour,
-        tasks=tasks if env.tasks else None,
+        tasks=factory_tasks(config, tasks),
         recycling=Recycling(env.recycle_after_s, env.recycle_after_steps, env.recycle_above_mib),
         start_limit=StartLimit(session_id, env.max_concurrent_starts),
     )
@@ -96,15 +97,39 @@ def worker_tasks(config: Config, worker_id: int) -> list[str]:
     return sorted(assigned, key=list(shares).index)
 
 
+def factory_tasks(config: Config, names: list[str]) -> list[Any] | None:
+    """What the factory of each environment gets as task=.
+
+    Args:
+      config: the run's settings.
+      names: task of each environment.
+    Returns:
+      For Minecraft the tasks themselves, since its interpreter reads no YAML; for a user's factory the names if there
+      are several tasks, and otherwise nothing.
+    Raises:
+      ValueError: there is no such task, or none for Minecraft.
+    """
+    if not plays_minecraft(config.env):
+        return list(names) if config.env.tasks else None
+    tasks = played_tasks(config)
+    for task in tasks.values():
+        check_for_minecraft(task)
+    return [task_to_dict(tasks[name]) for name in names]
+
+
 def check_factory(config: Config) -> None:
     """Checks that env.factory names a module that can be found, as far as that is known without its interpreter.
 
     Raises:
-      ConfigError: it cannot be found.
+      ConfigError: it cannot be found, or the task is none for Minecraft.
     """
+    try:
+        factory_tasks(config, [])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if config.env.python:
         return
-    module = config.env.factory.partition(":")[0]
+    module = factory_path(config.env).partition(":")[0]
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
