@@ -185,8 +185,8 @@ def check_rewards(config: Config) -> None:
     for name, task in played_tasks(config).items():
         if not task.reward and config.trainer.task_weights.get(name, 1.0) > 0:
             raise ConfigError(
-                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a list "
-                "of terms as in configs/tasks, or only evaluate with it"
+                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a "
+                "list of terms as in configs/tasks, or only evaluate with it"
             )
 
 

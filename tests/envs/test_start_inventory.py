@@ -41,7 +41,9 @@ def test_every_episode_draws_anew():
 
 def test_the_mission_can_say_inventory_and_biome_and_nothing_else():
     stacks = (Stack(("dirt",)),)
-    task, left = without_commands(Task("dig", "Dig.", (TERM,), biome="plains", inventory=stacks, spawn=(Place(seed=3),)))
+    task, left = without_commands(
+        Task("dig", "Dig.", (TERM,), biome="plains", inventory=stacks, spawn=(Place(seed=3),))
+    )
     assert (task.inventory, left, task.biome) == ((), stacks, "plains")
     fast = Task("dig", "Dig.", (TERM,), fast_reset=FastReset())
     assert without_commands(fast)[0].fast_reset is None

@@ -75,7 +75,7 @@ def test_every_shipped_task_is_one_for_minecraft(name):
 
 
 def test_a_task_that_only_the_embedded_world_can_judge_is_refused_for_minecraft():
-    with pytest.raises(ValueError, match="'reach_goal'.*for the embedded world only|'approach_one_block'.*only"):
+    with pytest.raises(ValueError, match=r"'reach_goal'.*for the embedded world only|'approach_one_block'.*only"):
         callbacks_for(load_task("navigate"))
 
 
@@ -87,7 +87,10 @@ def test_a_task_of_ones_own_is_a_file(tmp_path):
 
 EVERYTHING = {
     **VALID,
-    "reward": [{**TERM, "per": "count"}, {"name": "gate", "event": "structure", "objects": ["nether_portal"], "reward": 1}],
+    "reward": [
+        {**TERM, "per": "count"},
+        {"name": "gate", "event": "structure", "objects": ["nether_portal"], "reward": 1},
+    ],
     "time_limit": 600,
     "success": {"event": "kill_entity", "objects": ["minecraft:cow"], "count": 2, "ends": True},
     "biome": "minecraft:plains",
@@ -220,7 +223,9 @@ def test_a_file_of_minestudios_benchmark_is_a_task_that_pays_nothing(tmp_path):
     _, timestep = world.step(state, {"choice": jnp.array([0])})
     assert float(timestep.reward) == 0.0
     # With a reward of one's own it is a task like any other.
-    rewarded = load_task(written(tmp_path, {**benchmark, "reward": VALID["reward"], "time_limit": 50, "biome": "forest"}))
+    rewarded = load_task(
+        written(tmp_path, {**benchmark, "reward": VALID["reward"], "time_limit": 50, "biome": "forest"})
+    )
     assert (rewarded.reward[0].name, rewarded.time_limit, rewarded.biome) == ("log", 50, "forest")
     with pytest.raises(ValueError, match="there is no key 'rewarded'"):
         load_task(written(tmp_path, {**benchmark, "rewarded": []}))

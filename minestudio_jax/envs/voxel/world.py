@@ -216,7 +216,7 @@ class World:
         return self._pressed(jnp.asarray(_KEY_TABLE)[buttons], turn, craft)
 
     def _pressed(self, keys: jax.Array, turn: jax.Array, craft: jax.Array) -> physics.Controls:
-        """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []; a masked key is never down."""
+        """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []; masked keys are never down."""
         ruled_out = self.task.mask or ()
         keys = keys & np.array([key not in ruled_out for key in (*_KEYS, *_HOTBAR)])
         turn = jnp.zeros_like(turn) if "camera" in ruled_out else turn
@@ -324,7 +324,9 @@ def _check_begin(world: World) -> None:
     """Raises ValueError if the task is to begin as this world cannot."""
     task, settings = world.task, world.settings
     if task.weather not in ("", "clear"):
-        raise ValueError(f"task {task.name}: weather={task.weather!r}: it is always clear here; {rewards.FOR_MINECRAFT}")
+        raise ValueError(
+            f"task {task.name}: weather={task.weather!r}: it is always clear here; {rewards.FOR_MINECRAFT}"
+        )
     low = terrain.MARGIN, 1, terrain.MARGIN
     high = settings.size - terrain.MARGIN, settings.height - 2, settings.size - terrain.MARGIN
     for place in task.spawn:

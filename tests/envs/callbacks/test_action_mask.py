@@ -18,7 +18,9 @@ def pressed(agent):
     return actions.decode({name: np.asarray(a).reshape(-1, 1) for name, a in agent.items()})
 
 
-@pytest.mark.parametrize("keys", [("attack",), ("inventory",), ("drop", "use"), ("camera",), ("camera", "inventory"), ()])
+@pytest.mark.parametrize(
+    "keys", [("attack",), ("inventory",), ("drop", "use"), ("camera",), ("camera", "inventory"), ()]
+)
 def test_a_masked_key_is_in_no_action_that_is_left_and_all_others_are(keys):
     masks = actions.action_masks(keys)
     every = np.arange(actions.NUM_BUTTONS)

@@ -41,7 +41,9 @@ def test_every_episode_has_a_new_world_unless_a_callback_keeps_it():
 
 def test_commands_are_carried_out_one_a_tick_and_the_frame_after_them_is_the_first():
     """D-60: what they change is what the first observation shows."""
-    simulator, env = begin(TimeAndWeather(6000, "clear"), Commands(["/give @p minecraft:bow 1"], 2), TimeAndWeather(None, ""))
+    simulator, env = begin(
+        TimeAndWeather(6000, "clear"), Commands(["/give @p minecraft:bow 1"], 2), TimeAndWeather(None, "")
+    )
     obs, _ = env.reset()
     assert [keys.get("chat") for _, keys in simulator.asked[1:]] == [
         "/time set 6000", "/weather clear", "/give @p minecraft:bow 1", None, None,
@@ -91,7 +93,9 @@ def test_mobs_stand_around_the_player():
     commands = SummonMobs([MobGroup("sheep", 200, 15), MobGroup("cow", 1)], Random(0)).commands()
     assert len(commands) == 201
     assert "summon minecraft:cow" in commands[-1]
-    words = [command.replace("/execute as @p at @p run summon minecraft:sheep ", "").split() for command in commands[:200]]
+    words = [
+        command.replace("/execute as @p at @p run summon minecraft:sheep ", "").split() for command in commands[:200]
+    ]
     assert all(y == "~3" and tag == "{Age:0}" for _, y, _, tag in words)
     distance = np.hypot(*np.array([[float(x[1:]), float(z[1:])] for x, _, z, _ in words]).T)
     assert 3.9 < distance.min() < 5
@@ -234,7 +238,11 @@ def test_a_tasks_callbacks_prepare_in_order():
         env.reset()
         said = simulator.chats()
         assert said[0] == ("/time set 13000" if new else "/clear @p")
-        verbs = [chat.split()[0] for chat in said if chat.startswith(("/spread", "/time", "/weather", "/replace", "/execute"))]
+        verbs = [
+            chat.split()[0]
+            for chat in said
+            if chat.startswith(("/spread", "/time", "/weather", "/replace", "/execute"))
+        ]
         expected = ["/time", "/weather", "/replaceitem", "/execute"]
         assert verbs == (expected if new else ["/spreadplayers", *expected])
         assert said[-1] == "/kill @e[type=cow]"

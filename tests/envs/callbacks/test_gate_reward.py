@@ -44,7 +44,9 @@ def voxels(*cells):
 
 def test_its_change_is_paid_and_what_stood_there_before_is_not():
     simulator = ScriptedSimulator()
-    env = MinecraftEnvironment(simulator, [Voxels(), GateReward(RewardTerm("frame", "structure", ("nether_portal",), 2.0))])
+    env = MinecraftEnvironment(
+        simulator, [Voxels(), GateReward(RewardTerm("frame", "structure", ("nether_portal",), 2.0))]
+    )
     simulator.state = voxels(*FRAME[:2])
     env.reset()
     assert all(keys["voxels"] == [-7, 7, -7, 7, -7, 7] for kind, keys in simulator.asked if kind == "step")
@@ -60,6 +62,8 @@ def test_its_change_is_paid_and_what_stood_there_before_is_not():
 
 
 def test_a_simulator_that_tells_no_blocks_is_no_place_for_it():
-    env = MinecraftEnvironment(ScriptedSimulator(), [GateReward(RewardTerm("frame", "structure", ("nether_portal",), 2.0))])
+    env = MinecraftEnvironment(
+        ScriptedSimulator(), [GateReward(RewardTerm("frame", "structure", ("nether_portal",), 2.0))]
+    )
     with pytest.raises(EnvironmentFailure, match="'frame' looks at the blocks around the player"):
         env.reset()

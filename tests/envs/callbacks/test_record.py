@@ -85,5 +85,5 @@ def test_an_encoder_that_is_too_slow_costs_the_video_and_no_time(tmp_path, monke
 @pytest.mark.parametrize("every", [0, 1.5, True])
 def test_an_interval_that_is_none_is_refused(tmp_path, every):
     """D-50: 0 divides nothing."""
-    with pytest.raises(ValueError, match="record: every=.* must be a number of episodes"):
+    with pytest.raises(ValueError, match=r"record: every=.* must be a number of episodes"):
         Record(str(tmp_path), every)

@@ -166,7 +166,9 @@ def test_a_death_ends_the_episode_though_the_simulator_goes_on():
 def heights(callback, *frames):
     """Climbed blocks after each frame of (height, on ground or None)."""
     simulator = ScriptedSimulator()
-    env = MinecraftEnvironment(simulator, [callback, Rewards([RewardTerm("up", "custom", ("climb_one_block",), 1.0, per="count")])])
+    env = MinecraftEnvironment(
+        simulator, [callback, Rewards([RewardTerm("up", "custom", ("climb_one_block",), 1.0, per="count")])]
+    )
     simulator.state = {"position": (0.0, 64.0, 0.0)}
     env.reset()
     sums = []
@@ -187,7 +189,11 @@ def test_height_counts_where_the_player_stands():
 def test_the_last_step_tells_what_was_counted_in_the_episode():
     simulator = ScriptedSimulator()
     simulator.state = {"health": 12.0, "food": 17}
-    frames = [{"jump": {}, "mine_block": {"dirt": 4}}, {"mine_block": {"dirt": 4, "sand": 2}}, {"mine_block": {"dirt": 7}}]
+    frames = [
+        {"jump": {}, "mine_block": {"dirt": 4}},
+        {"mine_block": {"dirt": 4, "sand": 2}},
+        {"mine_block": {"dirt": 7}},
+    ]
     steps = play([TimeLimit(2), EpisodeInfo()], frames, simulator)
     assert steps[0][3] == {}
     assert steps[1][3] == {"mine_block": {"dirt": 3}, "health": 12.0, "food_level": 17}

@@ -90,7 +90,10 @@ def test_food_is_eaten_in_32_ticks_when_one_is_hungry():
 
 def one_mob(kind, z, hurt_ticks=0):
     made = mobs.spawn(
-        jax.random.key(0), jnp.asarray(flat()), jnp.full((24, 24), FLOOR - 1), jnp.array([12.5, FLOOR, 12.5]),
+        jax.random.key(0),
+        jnp.asarray(flat()),
+        jnp.full((24, 24), FLOOR - 1),
+        jnp.array([12.5, FLOOR, 12.5]),
         [MobGroup(kind, 1)],
     )
     return dataclasses.replace(

@@ -345,7 +345,10 @@ def test_the_player_begins_at_one_of_the_tasks_places_in_the_world_of_its_seed()
         where = tuple(state.player.position.tolist())
         worlds.setdefault(where if where[1] == 15 else "its own", set()).add(blocks)
         np.testing.assert_array_equal(state.start, state.player.position)
-    assert {where: len(blocks) for where, blocks in worlds.items() if where != (12, 15, 10)} == {(8, 15, 9): 1, "its own": 1}
+    assert {where: len(blocks) for where, blocks in worlds.items() if where != (12, 15, 10)} == {
+        (8, 15, 9): 1,
+        "its own": 1,
+    }
     assert len(worlds[12, 15, 10]) > 2
 
 
@@ -360,7 +363,9 @@ def test_an_episode_begins_after_the_tasks_commands_and_counts_nothing_of_them()
     assert int(state.time) == 9000
     np.testing.assert_array_equal(state.start, state.player.position)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.statistics))
-    attacked, _ = jax.jit(world.step)(state, choose(world, "attack"))  # compiled with mobs, though only one was summoned
+    attacked, _ = jax.jit(world.step)(
+        state, choose(world, "attack")
+    )  # compiled with mobs, though only one was summoned
     assert attacked.mobs.kind.shape == (3,)
 
 
@@ -371,7 +376,9 @@ def test_the_inventory_is_filled_by_slots_and_by_chance():
     reset, seen = jax.jit(lambda key: world.reset(key).inventory), set()
     for seed in range(30):
         held = reset(jax.random.key(seed))
-        named = {i: (items.NAMES[int(n)], int(c)) for i, (n, c) in enumerate(zip(held.item, held.count, strict=True)) if c}
+        named = {
+            i: (items.NAMES[int(n)], int(c)) for i, (n, c) in enumerate(zip(held.item, held.count, strict=True)) if c
+        }
         assert named[0] == ("iron_axe", 1)
         assert sum(count for name, count in named.values() if name == "oak_log") == 70
         (slot,) = [i for i, (name, _) in named.items() if name == "dirt"]
