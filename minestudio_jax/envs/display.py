@@ -13,7 +13,6 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
 
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
 from minestudio_jax.envs.owned_process import OwnedProcess
@@ -53,7 +52,7 @@ class GlRenderer:
     """
 
     name: str
-    software: Optional[bool]
+    software: bool | None
     sentence: str
 
 
@@ -71,7 +70,7 @@ class Display:
         self,
         kind: str,
         variables: Mapping[str, str],
-        prefix: Tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
         server: OwnedProcess | None = None,
     ) -> None:
         self.kind, self.variables, self.prefix = kind, dict(variables), prefix
@@ -84,7 +83,7 @@ class Display:
             self._server = None
 
 
-def find_displays(variables: Mapping[str, str] | None = None) -> List[DisplayFinding]:
+def find_displays(variables: Mapping[str, str] | None = None) -> list[DisplayFinding]:
     """What there is, in the order in which "auto" looks, but for what environment variables ask for.
 
     Args:
@@ -95,7 +94,9 @@ def find_displays(variables: Mapping[str, str] | None = None) -> List[DisplayFin
     display, has_xvfb = variables.get("DISPLAY", ""), shutil.which("Xvfb", path=path) is not None
     error = _connect_error(display)
     inherit = DisplayFinding(
-        "inherit", not error, f"DISPLAY={display} is an X display." if not error else f"DISPLAY cannot be used: {error}."
+        "inherit",
+        not error,
+        f"DISPLAY cannot be used: {error}." if error else f"DISPLAY={display} is an X display.",
     )
     xvfb = DisplayFinding(
         "xvfb",
@@ -208,12 +209,12 @@ def gl_renderer(display: Display) -> GlRenderer:
     return GlRenderer(name, False, f"{name} draws.")
 
 
-def _start_xvfb() -> Tuple[int, OwnedProcess]:
+def _start_xvfb() -> tuple[int, OwnedProcess]:
     """An X server on a display number that it chooses itself, so that two cannot want the same."""
     reader, writer = os.pipe()
     try:
-        command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", _SCREEN, "+extension", "GLX", "+render", "-noreset"]
-        server = OwnedProcess([*command, "-nolisten", "tcp"], os.environ, pass_fds=(writer,))
+        words = f"Xvfb -displayfd {writer} -screen 0 {_SCREEN} +extension GLX +render -noreset -nolisten tcp"
+        server = OwnedProcess(words.split(), os.environ, pass_fds=(writer,))
         os.close(writer)
         writer = -1
         told = b""

@@ -4,7 +4,7 @@ MineRL's own client makes the mission and talks to the engine; the environment i
 That asks for the frame and for what the engine tells, as it tells it: MineRL's own survival observation takes 24 ms a
 step to turn that into 7,800 handlers' values.
 
-The client is MineRL's (`minerl`, Minecraft 1.16.5) or MineStudio's fork of it, which an engine with commands belongs to.
+The client is MineRL's (`minerl`, Minecraft 1.16.5) or MineStudio's fork of it, whose engine takes commands, too.
 Simulator side: NumPy, the standard library and that client only, Python 3.8 syntax.
 """
 

@@ -76,7 +76,7 @@ def test_what_environment_variables_ask_for_wins(programs, monkeypatch):
     assert choose_display() == "minerl_headless"
     assert open_display().variables == {"MINERL_HEADLESS": "1"}
     monkeypatch.setenv("MINESTUDIO_GPU_RENDER", "1")
-    with pytest.raises(MisconfiguredEnvironment, match="MINESTUDIO_GPU_RENDER=1.*vglrun is not installed"):
+    with pytest.raises(MisconfiguredEnvironment, match=r"MINESTUDIO_GPU_RENDER=1.*vglrun is not installed"):
         choose_display()
     programs("vglrun")
     assert choose_display() == "virtualgl"
@@ -121,10 +121,8 @@ def test_who_draws_is_told(programs, told, name, software, sentence):
     renderer = gl_renderer(Display("inherit", {"DISPLAY": ":0"}))
     assert (renderer.name, renderer.software) == (name, software)
 
-
     assert re.search(sentence, renderer.sentence)
 
 
 def test_without_glxinfo_nobody_knows_who_draws(programs):
     assert "mesa-utils" in gl_renderer(Display("inherit", {})).sentence
-

@@ -41,8 +41,12 @@ def test_every_episode_draws_anew():
 
 def test_the_mission_can_say_inventory_and_biome_and_nothing_else():
     stacks = (Stack(("dirt",)),)
-    task, left = without_commands(Task("dig", "Dig.", (TERM,), biome="plains", inventory=stacks, spawn=(Place(seed=3),)))
+    task, left = without_commands(
+        Task("dig", "Dig.", (TERM,), biome="plains", inventory=stacks, spawn=(Place(seed=3),))
+    )
     assert (task.inventory, left, task.biome) == ((), stacks, "plains")
     needy = Task("shoot", "Shoot.", (TERM,), mobs=(MobGroup("sheep", 3),), weather="rain", fast_reset=FastReset())
-    with pytest.raises(MisconfiguredEnvironment, match=r"'shoot' needs .* for its mobs, weather, fast_reset, .*minestudio"):
+    with pytest.raises(
+        MisconfiguredEnvironment, match=r"'shoot' needs .* for its mobs, weather, fast_reset, .*minestudio"
+    ):
         without_commands(needy)
