@@ -155,8 +155,10 @@ class Engine(Instance):
             ours.callback(claim.close)
             super().__init__("127.0.0.1", claim.number)
             self._process = self._start(program, display, folder.path)
+            listener = threading.Thread(target=self._listen, name="Minecraft's output", daemon=True)
+            listener.start()
+            ours.callback(listener.join, _END_WAIT_S)
             ours.callback(self._process.close)
-            threading.Thread(target=self._listen, daemon=True).start()
             self._wait_until_it_listens()
             self._ours = ours.pop_all()
 
@@ -208,17 +210,18 @@ class Engine(Instance):
     def _listen(self) -> None:
         """Passes on what the process prints, to its end: a full pipe would stop it."""
         assert self._process.stdout is not None
-        for raw in self._process.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            self._tail.append(line)
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-            if _PORT_LINE in line:
-                number = line.partition(_PORT_LINE)[2].strip()
-                self._told_port = int(number) if number.isdecimal() else None
-            elif _READY_LINE in line and self._told_port is not None:
-                self._is_ready = True
-                self._told.set()
+        with self._process.stdout as lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                self._tail.append(line)
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+                if _PORT_LINE in line:
+                    number = line.partition(_PORT_LINE)[2].strip()
+                    self._told_port = int(number) if number.isdecimal() else None
+                elif _READY_LINE in line and self._told_port is not None:
+                    self._is_ready = True
+                    self._told.set()
         self._told.set()
 
     def _wait_until_it_listens(self) -> None:

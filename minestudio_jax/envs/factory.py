@@ -6,7 +6,7 @@ Simulator side: NumPy and the standard library only, Python 3.8 syntax.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from minestudio_jax.envs.callbacks.for_task import callbacks_for
 from minestudio_jax.envs.engine import Engine, Instance, Launch
 from minestudio_jax.envs.env import MisconfiguredEnvironment
-from minestudio_jax.envs.minecraft import MinecraftEnvironment, Simulator
+from minestudio_jax.envs.minecraft import Callback, MinecraftEnvironment, Simulator
 from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.tasks import Task
 
@@ -59,30 +59,31 @@ def read_task(task: str | Mapping[str, Any]) -> Task | None:
         raise MisconfiguredEnvironment(str(error)) from error
 
 
-def make_environment(
-    simulator: Simulator,
-    task: Task | None,
-    seed: int,
-    index: int,
-    record: Mapping[str, Any] | None,
-    finds_biomes: bool,
-) -> MinecraftEnvironment:
-    """The environment; closes the simulator if it does not come to one.
+def callbacks_of(
+    task: Task | None, seed: int, index: int, record: Mapping[str, Any] | None, finds_biomes: bool
+) -> list[Callback]:
+    """The task's callbacks; without a task nothing is rewarded, and nothing ends an episode but the game.
 
     Args:
-      simulator: the game.
-      task: what is played; None: nothing is rewarded, and nothing ends an episode but the game.
+      task: what is played.
       seed, index, record, finds_biomes: as in `callbacks_for`.
     Raises:
-      MisconfiguredEnvironment: the task cannot be played there.
+      MisconfiguredEnvironment: the task cannot be played in Minecraft.
     """
     try:
-        callbacks = [] if task is None else callbacks_for(task, seed, index, record=record, finds_biomes=finds_biomes)
-        return MinecraftEnvironment(simulator, callbacks)
-    except BaseException as error:
-        simulator.close()
-        if isinstance(error, ValueError):
-            raise MisconfiguredEnvironment(str(error)) from error
+        return [] if task is None else callbacks_for(task, seed, index, record=record, finds_biomes=finds_biomes)
+    except ValueError as error:
+        raise MisconfiguredEnvironment(str(error)) from error
+
+
+def make_environment(
+    instance: Instance, make_simulator: Callable[[], Simulator], callbacks: Sequence[Callback]
+) -> MinecraftEnvironment:
+    """The environment of a simulator on an instance, which is closed if it does not come to one."""
+    try:
+        return MinecraftEnvironment(make_simulator(), callbacks)
+    except BaseException:
+        instance.close()
         raise
 
 

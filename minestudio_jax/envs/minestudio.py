@@ -21,7 +21,7 @@ import numpy as np
 from minestudio_jax.envs import engine_info
 from minestudio_jax.envs.engine import Instance
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
-from minestudio_jax.envs.factory import WorldSeeds, make_environment, open_instance, read_task
+from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
 
 _JAR = ("build", "libs", "mcprec-6.13.jar")
@@ -93,9 +93,11 @@ def make(
     # As in minerl.py: one attempt, bounded, and no queue of those who reset.
     talk.SOCKTIME, talk.MAX_WAIT, talk.MAX_RESETTING_ENV_COUNT = reset_timeout_s, int(reset_timeout_s), -1
     _import(f"{_MINERL}.comms").retry_count = 1
+    playing = callbacks_of(wanted, seed, index, record, finds_biomes=True)
     instance = open_instance(index, port, host, options, lambda: jar)
-    simulator = MineStudioSimulator(sim, instance, seed, reset_timeout_s, step_timeout_s)
-    return make_environment(simulator, wanted, seed, index, record, finds_biomes=True)
+    return make_environment(
+        instance, lambda: MineStudioSimulator(sim, instance, seed, reset_timeout_s, step_timeout_s), playing
+    )
 
 
 class MineStudioSimulator:
