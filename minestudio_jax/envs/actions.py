@@ -106,7 +106,7 @@ def action_masks(ruled_out: Collection[str]) -> Dict[str, np.ndarray]:
     Args:
       ruled_out: of BUTTONS, and "camera" for every turn of it.
     Returns:
-      {"buttons": uint8 [8641], "camera": uint8 [121]}, 0 where a choice is ruled out. There is always one left: nothing.
+      {"buttons": uint8 [8641], "camera": uint8 [121]}, 0 where a choice is ruled out; there is always one left.
     """
     columns = [BUTTONS.index(key) for key in ruled_out if key != "camera"]
     buttons = ~KEY_TABLE[:, columns].any(axis=1)

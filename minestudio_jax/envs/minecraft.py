@@ -18,6 +18,8 @@ from minestudio_jax.envs.env import Action, ArraySpec, EnvironmentFailure, Envir
 # is wanted "chat" -> a line for the game, such as a command.
 Keys = Dict[str, Any]
 
+_BEGINNINGS = 3  # times that an episode is begun, if the game ends it before the first step
+
 
 @dataclass(frozen=True)
 class Frame:

@@ -28,7 +28,6 @@ def without_commands(task: Task) -> tuple[Task, tuple[Stack, ...]]:
         "commands": bool(task.commands),
         "time": task.time is not None,
         "weather": bool(task.weather),
-        "fast_reset": task.fast_reset is not None,
         "spawn": any(place.position is not None for place in task.spawn),
         "reward": any(term.event == "structure" for term in task.reward),
     }
@@ -38,7 +37,8 @@ def without_commands(task: Task) -> tuple[Task, tuple[Stack, ...]]:
             f"the task {task.name!r} needs Minecraft's commands for its {names}, and MineRL's engine takes none: play "
             "it with env.factory=minestudio, or set commands=true in env.options for an engine that has learnt them"
         )
-    return dataclasses.replace(task, inventory=()), tuple(task.inventory)
+    # A fast reset only saves time: without commands every episode has a new world.
+    return dataclasses.replace(task, inventory=(), fast_reset=None), tuple(task.inventory)
 
 
 def drawn_inventory(stacks: Sequence[Stack], rng: np.random.Generator) -> dict[int, dict[str, Any]]:

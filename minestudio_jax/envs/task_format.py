@@ -38,20 +38,17 @@ MAX_MOBS = 200
 _SLOT_NAMES = (*EQUIPMENT, ANY, NEXT, *(str(i) for i in range(SLOTS)))
 
 
-def task_from_dict(values: Mapping[str, Any], where: str, rewarded: bool = True) -> Task:
-    """A task from what its file holds.
+def task_from_dict(values: Mapping[str, Any], where: str) -> Task:
+    """A task from what its file holds, or `task_to_dict` made of one.
 
     Args:
       values: the file's contents.
       where: the file, for the error.
-      rewarded: a task without reward terms is an error.
     Raises:
       ValueError: a key is missing, unknown or of the wrong kind; unknown words are answered with the nearest.
     """
     _check_keys(values, Task, where)
     known = {key: _PARTS[key](value, f"{where}: {key}") if key in _PARTS else value for key, value in values.items()}
-    if rewarded and not known["reward"]:
-        raise ValueError(f"{where}: reward must be a list of at least one term")
     for key in ("name", "text"):
         if not isinstance(known[key], str):
             raise ValueError(f"{where}: {key}={known[key]!r} must be a text")
@@ -89,7 +86,7 @@ def whole_number(value: Any, where: str, least: int, most: Optional[int] = None)
 
 def _reward(values: Any, where: str) -> Tuple[RewardTerm, ...]:
     if not _is_list(values):
-        raise ValueError(f"{where} must be a list of at least one term")
+        raise ValueError(f"{where} must be a list of terms")
     terms = tuple(_rule(term, RewardTerm, f"{where} {i}") for i, term in enumerate(values))
     names = [term.name for term in terms]
     for name in names:

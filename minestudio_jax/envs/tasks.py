@@ -109,7 +109,8 @@ class Place:
 
 @dataclass(frozen=True)
 class FastReset:
-    """Episodes after the first go on in the same world, elsewhere.
+    """Episodes after the first go on in the same world, elsewhere: only to save time, so that an engine which takes no
+    commands, and the embedded world, may make new worlds all the same.
 
     Attributes:
       biomes: where each episode draws one; empty: anywhere.
@@ -137,7 +138,7 @@ class Task:
       mobs: there are at first.
       commands: of Minecraft, carried out in this order when everything else is as it shall be.
       mask: keys that are ruled out: of `actions.BUTTONS`, and "camera". None: the policy sees no mask.
-      fast_reset: None: every episode has a new world.
+      fast_reset: how the world is kept where that saves time; None: every episode has a new one.
       actions: the small action set that suffices, one of ACTION_SETS.
       crafting: whether there is a craft action.
       world: settings of the embedded world that the task needs; ignored in Minecraft.

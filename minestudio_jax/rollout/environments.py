@@ -118,13 +118,15 @@ def factory_tasks(config: Config, names: list[str]) -> list[Any] | None:
 
 
 def check_factory(config: Config) -> None:
-    """Checks that env.factory names a module that can be found, as far as that is known without its interpreter.
+    """Checks before training what is known of env.factory without its interpreter.
 
     Raises:
-      ConfigError: it cannot be found, or the task is none for Minecraft.
+      ConfigError: its module cannot be found, or Minecraft has no such task, or one without a reward.
     """
     try:
         factory_tasks(config, [])
+        if plays_minecraft(config.env):
+            check_rewards(config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config.env.python:
@@ -183,8 +185,8 @@ def check_rewards(config: Config) -> None:
     for name, task in played_tasks(config).items():
         if not task.reward and config.trainer.task_weights.get(name, 1.0) > 0:
             raise ConfigError(
-                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a list "
-                "of terms as in configs/tasks, or only evaluate with it"
+                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a "
+                "list of terms as in configs/tasks, or only evaluate with it"
             )
 
 

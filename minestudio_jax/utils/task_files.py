@@ -42,8 +42,11 @@ def load_task(task: str) -> Task:
     if not isinstance(values, dict):
         raise ValueError(f"env.task: {path} must hold a mapping with name, text and reward")
     if BENCHMARK_COMMANDS in values:
-        return task_from_dict(_from_benchmark(values, path.stem), str(path), rewarded=False)
-    return task_from_dict(values, str(path))
+        return task_from_dict(_from_benchmark(values, path.stem), str(path))
+    loaded = task_from_dict(values, str(path))
+    if not loaded.reward:
+        raise ValueError(f"{path}: reward must be a list of at least one term")
+    return loaded
 
 
 def _from_benchmark(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -84,6 +84,6 @@ def check_for_minecraft(task: Task) -> None:
         for name in objects:
             if name in GOAL_EVENTS:
                 raise ValueError(
-                    f"task {task.name}: {where}: Minecraft has no {event} of {name!r}, nor a goal to go to: the task is "
-                    "for the embedded world only (leave env.factory empty)"
+                    f"task {task.name}: {where}: Minecraft has no {event} of {name!r}, nor a goal to go to: the "
+                    "task is for the embedded world only (leave env.factory empty)"
                 )

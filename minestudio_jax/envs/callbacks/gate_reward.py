@@ -22,9 +22,9 @@ _ALL_BUT_TWO = len(FRAME) - 2
 def gate_score(obsidian: Iterable[Cell]) -> float:
     """How nearly blocks of obsidian are a portal's frame.
 
-    Of the best frame that has an obsidian block as its lowest corner: a point for each of its blocks, another for each of
-    the last two, less one for each block that stands in its hole, less a tenth for each block that there is at all. Not
-    below 0. As MineStudio's GateRewardsCallback has it.
+    Of the best frame that has an obsidian block as its lowest corner: a point for each of its blocks, another for each
+    of the last two, less one for each block that stands in its hole, less a tenth for each block that there is at all.
+    Not below 0. As MineStudio's GateRewardsCallback has it.
 
     Args:
       obsidian: cells x, y, z.

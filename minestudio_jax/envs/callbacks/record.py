@@ -126,3 +126,4 @@ class _Video:
         except Exception:
             self._given_up.set()
             log.exception("%s is given up", self._path)
+        self._path.unlink(missing_ok=True)  # half a video

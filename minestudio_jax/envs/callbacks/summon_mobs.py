@@ -35,5 +35,7 @@ class SummonMobs(Callback):
             for _ in range(group.number):
                 distance, angle = self._random.uniform(NEAREST, group.range), self._random.uniform(0.0, 2 * math.pi)
                 x, z = distance * math.cos(angle), distance * math.sin(angle)
-                commands.append(f"/execute as @p at @p run summon minecraft:{group.name} ~{x:.1f} ~3 ~{z:.1f} {{Age:0}}")
+                commands.append(
+                    f"/execute as @p at @p run summon minecraft:{group.name} ~{x:.1f} ~3 ~{z:.1f} {{Age:0}}"
+                )
         return commands

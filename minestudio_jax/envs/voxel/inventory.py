@@ -101,7 +101,9 @@ def check_stacks(stacks: Sequence[Stack], where: str) -> None:
             raise ValueError(f"{where}: the embedded world has no slot {stack.slot!r}, only 0 to {SLOTS - 1}")
         size = min(int(items.STACK[items.ID[name]]) for name in stack.item)
         if stack.slot != NEXT and stack.count[1] > size:
-            raise ValueError(f"{where}: {stack.count[1]} of {'/'.join(stack.item)} do not fit into one slot: {size} at most")
+            raise ValueError(
+                f"{where}: {stack.count[1]} of {'/'.join(stack.item)} do not fit into one slot: {size} at most"
+            )
         slots += -(-stack.count[1] // size)
     if slots > SLOTS:
         raise ValueError(f"{where}: what it says does not fit into {SLOTS} slots")

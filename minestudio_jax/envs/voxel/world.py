@@ -25,7 +25,7 @@ from minestudio_jax.envs.voxel.render import render
 from minestudio_jax.envs.voxel.state import Breaking, Player, State, WorldSettings
 from minestudio_jax.envs.voxel.statistics import nothing_yet
 from minestudio_jax.envs.voxel.tick import Rules, tick
-from minestudio_jax.utils.task_files import load_task
+from minestudio_jax.utils.task_files import load_task, task_names
 
 PRESETS: dict[str, dict[str, Any]] = {
     "vanilla": {},
@@ -216,7 +216,7 @@ class World:
         return self._pressed(jnp.asarray(_KEY_TABLE)[buttons], turn, craft)
 
     def _pressed(self, keys: jax.Array, turn: jax.Array, craft: jax.Array) -> physics.Controls:
-        """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []; a masked key is never down."""
+        """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []; masked keys are never down."""
         ruled_out = self.task.mask or ()
         keys = keys & np.array([key not in ruled_out for key in (*_KEYS, *_HOTBAR)])
         turn = jnp.zeros_like(turn) if "camera" in ruled_out else turn
@@ -278,15 +278,25 @@ def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = 
     for name, value in settings.items():
         _check_setting("env.options" if name in overrides else f"task {task.name}: world", name, value)
     rewards.check_task(task)
-    inv.check_stacks(task.inventory, f"task {task.name}: inventory")
-    for group in task.mobs:
-        _check(f"task {task.name}: mobs", group.name, creatures.NAMES[1:])
+    _check_what_there_is(task)
     made = WorldSettings(**settings)
     if made.time_limit == 0:
         made = dataclasses.replace(made, time_limit=-(-task.time_limit // made.frame_skip))
     world = World(task, made, action_set)
     _check_begin(world)
     return world
+
+
+def playable_tasks() -> list[str]:
+    """Names of the tasks that come with the package and can be played here; the others are for Minecraft only."""
+    playable = []
+    for name in task_names():
+        try:
+            make(name)
+        except ValueError:
+            continue
+        playable.append(name)
+    return playable
 
 
 def _begin_of(task: Task) -> dict[str, Any]:
@@ -300,11 +310,23 @@ def _begin_of(task: Task) -> dict[str, Any]:
     return settings
 
 
+def _check_what_there_is(task: Task) -> None:
+    """Raises ValueError if the task needs items or mobs that this world does not have."""
+    try:
+        inv.check_stacks(task.inventory, f"task {task.name}: inventory")
+        for group in task.mobs:
+            _check(f"task {task.name}: mobs", group.name, creatures.NAMES[1:])
+    except ValueError as error:
+        raise ValueError(f"{error}; {rewards.FOR_MINECRAFT}") from error
+
+
 def _check_begin(world: World) -> None:
     """Raises ValueError if the task is to begin as this world cannot."""
     task, settings = world.task, world.settings
     if task.weather not in ("", "clear"):
-        raise ValueError(f"task {task.name}: weather={task.weather!r}: it is always clear here; {rewards.FOR_MINECRAFT}")
+        raise ValueError(
+            f"task {task.name}: weather={task.weather!r}: it is always clear here; {rewards.FOR_MINECRAFT}"
+        )
     low = terrain.MARGIN, 1, terrain.MARGIN
     high = settings.size - terrain.MARGIN, settings.height - 2, settings.size - terrain.MARGIN
     for place in task.spawn:
