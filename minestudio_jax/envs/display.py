@@ -13,7 +13,6 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
 
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
 from minestudio_jax.envs.owned_process import OwnedProcess
@@ -23,6 +22,7 @@ KINDS = ("auto", "inherit", "xvfb", "minerl_headless", "virtualgl")
 _CONNECT_DEADLINE_S = 3.0
 _XVFB_DEADLINE_S = 30.0
 _GLXINFO_DEADLINE_S = 30.0
+_END_WAIT_S = 1.0  # from the end of its pipe to that of a process
 _SCREEN = "1024x768x24"
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software rasterizer")
 
@@ -32,7 +32,7 @@ class DisplayFinding:
     """Whether one kind of display can be had here.
 
     Attributes:
-      kind: one of KINDS, but "auto".
+      kind: "inherit", "xvfb" or "virtualgl".
       usable: it can.
       sentence: what was found; if it is not usable, what to do.
     """
@@ -53,7 +53,7 @@ class GlRenderer:
     """
 
     name: str
-    software: Optional[bool]
+    software: bool | None
     sentence: str
 
 
@@ -71,7 +71,7 @@ class Display:
         self,
         kind: str,
         variables: Mapping[str, str],
-        prefix: Tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
         server: OwnedProcess | None = None,
     ) -> None:
         self.kind, self.variables, self.prefix = kind, dict(variables), prefix
@@ -84,8 +84,8 @@ class Display:
             self._server = None
 
 
-def find_displays(variables: Mapping[str, str] | None = None) -> List[DisplayFinding]:
-    """What there is, in the order in which "auto" looks, but for what environment variables ask for.
+def find_displays(variables: Mapping[str, str] | None = None) -> list[DisplayFinding]:
+    """What there is, in the order in which "auto" looks if no environment variable asks for something else.
 
     Args:
       variables: environment variables; None: this process's.
@@ -95,7 +95,9 @@ def find_displays(variables: Mapping[str, str] | None = None) -> List[DisplayFin
     display, has_xvfb = variables.get("DISPLAY", ""), shutil.which("Xvfb", path=path) is not None
     error = _connect_error(display)
     inherit = DisplayFinding(
-        "inherit", not error, f"DISPLAY={display} is an X display." if not error else f"DISPLAY cannot be used: {error}."
+        "inherit",
+        not error,
+        f"DISPLAY cannot be used: {error}." if error else f"DISPLAY={display} is an X display.",
     )
     xvfb = DisplayFinding(
         "xvfb",
@@ -112,23 +114,16 @@ def find_displays(variables: Mapping[str, str] | None = None) -> List[DisplayFin
     else:
         words = "VirtualGL is installed, but it needs a 2D X display besides: apt-get install xvfb."
     virtualgl = DisplayFinding("virtualgl", vglrun and (inherit.usable or has_xvfb), words)
-    asked = variables.get("MINERL_HEADLESS", "") not in ("", "0")
-    headless = DisplayFinding(
-        "minerl_headless",
-        asked,
-        "MINERL_HEADLESS is set: the launch command provides the display."
-        if asked
-        else "MINERL_HEADLESS is not set: no launch command promises a display of its own.",
-    )
-    return [inherit, xvfb, virtualgl, headless]
+    return [inherit, xvfb, virtualgl]
 
 
 def choose_display(kind: str = "auto", variables: Mapping[str, str] | None = None) -> str:
     """The kind of display to use.
 
     Args:
-      kind: one of KINDS; "auto" takes what MINESTUDIO_GPU_RENDER=1 or MINERL_HEADLESS=1 ask for, then a DISPLAY that
-        is there, then Xvfb.
+      kind: one of KINDS. "auto" is VirtualGL if MINESTUDIO_GPU_RENDER=1, Xvfb if MINERL_HEADLESS=1, and otherwise a
+        DISPLAY that answers, or Xvfb. "minerl_headless" is only taken if it is asked for: it leaves the display to a
+        launch command that knows MINERL_HEADLESS.
       variables: environment variables; None: this process's.
     Raises:
       MisconfiguredEnvironment: it cannot be had, or is none.
@@ -139,15 +134,16 @@ def choose_display(kind: str = "auto", variables: Mapping[str, str] | None = Non
     findings = {finding.kind: finding for finding in find_displays(variables)}
     if kind == "minerl_headless":
         return kind
-    if kind != "auto":
-        if not findings[kind].usable:
-            raise MisconfiguredEnvironment(f"env.options: display={kind!r} cannot be had. {findings[kind].sentence}")
-        return kind
-    if variables.get("MINESTUDIO_GPU_RENDER") == "1":
-        if not findings["virtualgl"].usable:
-            raise MisconfiguredEnvironment(f"MINESTUDIO_GPU_RENDER=1 is set. {findings['virtualgl'].sentence}")
-        return "virtualgl"
-    for choice in ("minerl_headless", "inherit", "xvfb"):
+    wanted, why = kind, f"env.options: display={kind!r} cannot be had."
+    if kind == "auto" and variables.get("MINESTUDIO_GPU_RENDER") == "1":
+        wanted, why = "virtualgl", "MINESTUDIO_GPU_RENDER=1 asks for VirtualGL."
+    elif kind == "auto" and variables.get("MINERL_HEADLESS", "") not in ("", "0"):
+        wanted, why = "xvfb", "MINERL_HEADLESS asks for an X server of its own."
+    if wanted != "auto":
+        if not findings[wanted].usable:
+            raise MisconfiguredEnvironment(f"{why} {findings[wanted].sentence}")
+        return wanted
+    for choice in ("inherit", "xvfb"):
         if findings[choice].usable:
             return choice
     raise MisconfiguredEnvironment(
@@ -208,12 +204,12 @@ def gl_renderer(display: Display) -> GlRenderer:
     return GlRenderer(name, False, f"{name} draws.")
 
 
-def _start_xvfb() -> Tuple[int, OwnedProcess]:
+def _start_xvfb() -> tuple[int, OwnedProcess]:
     """An X server on a display number that it chooses itself, so that two cannot want the same."""
     reader, writer = os.pipe()
     try:
-        command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", _SCREEN, "+extension", "GLX", "+render", "-noreset"]
-        server = OwnedProcess([*command, "-nolisten", "tcp"], os.environ, pass_fds=(writer,))
+        words = f"Xvfb -displayfd {writer} -screen 0 {_SCREEN} +extension GLX +render -noreset -nolisten tcp"
+        server = OwnedProcess(words.split(), os.environ, pass_fds=(writer,))
         os.close(writer)
         writer = -1
         told = b""
@@ -221,7 +217,7 @@ def _start_xvfb() -> Tuple[int, OwnedProcess]:
             readable, _, _ = select.select([reader], [], [], _XVFB_DEADLINE_S)
             more = os.read(reader, 64) if readable else b""
             if not more:
-                why = server.end() or f"told no display number in {_XVFB_DEADLINE_S:g} s"
+                why = server.end(_END_WAIT_S) or f"told no display number in {_XVFB_DEADLINE_S:g} s"
                 server.close()
                 raise EnvironmentFailure(f"Xvfb {why}; the lines above in the log are its own")
             told += more

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from minestudio_jax.envs.display import Display, open_display
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
@@ -108,7 +108,9 @@ class Instance:
           limit_s: that the client was to wait.
         """
         what = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
-        failure = EnvironmentFailure(f"the engine broke in a {when} after {waited_s:.1f} s ({what}); {self.condition()}")
+        failure = EnvironmentFailure(
+            f"the engine broke in a {when} after {waited_s:.1f} s ({what}); {self.condition()}"
+        )
         if self.end():
             failure.cause = "death"
         elif waited_s >= 0.9 * limit_s:
@@ -141,7 +143,7 @@ class Engine(Instance):
         self._launch = launch
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._told = threading.Event()
-        self._told_port: Optional[int] = None
+        self._told_port: int | None = None
         self._is_ready = False
         with contextlib.ExitStack() as ours:  # closed again if it does not come to an engine that listens
             program = self._program(find_jar)
@@ -153,8 +155,10 @@ class Engine(Instance):
             ours.callback(claim.close)
             super().__init__("127.0.0.1", claim.number)
             self._process = self._start(program, display, folder.path)
+            listener = threading.Thread(target=self._listen, name="Minecraft's output", daemon=True)
+            listener.start()
+            ours.callback(listener.join, _END_WAIT_S)
             ours.callback(self._process.close)
-            threading.Thread(target=self._listen, daemon=True).start()
             self._wait_until_it_listens()
             self._ours = ours.pop_all()
 
@@ -181,16 +185,17 @@ class Engine(Instance):
         needs_jar = any("{jar}" in word for word in words)
         jar = (launch.jar or find_jar()) if needs_jar else ""
         if needs_jar and not os.path.isfile(jar):
-            raise MisconfiguredEnvironment(f"there is no engine at {jar}: build or download it, or name it as option jar")
+            raise MisconfiguredEnvironment(
+                f"there is no engine at {jar}: build or download it, or name it as option jar"
+            )
 
         values = {"java": launch.java, "jar": os.path.abspath(jar), "heap_mib": launch.heap_mib}
         name = words[0].format(port="", folder="", **values)
         found = shutil.which(name)
         if found is None:
-            remedy = "apt-get install openjdk-8-jdk, or name Java 8's executable in the option java"
-            raise MisconfiguredEnvironment(
-                f"there is no program {name!r}: {remedy if name == launch.java else 'correct the option launch_command'}"
-            )
+            of_java = "apt-get install openjdk-8-jdk, or name Java 8's executable in the option java"
+            remedy = of_java if name == launch.java else "correct the option launch_command"
+            raise MisconfiguredEnvironment(f"there is no program {name!r}: {remedy}")
         absolute = os.path.abspath(found)  # it is started in another folder
         return lambda port, folder: [absolute, *(word.format(port=port, folder=folder, **values) for word in words[1:])]
 
@@ -205,17 +210,18 @@ class Engine(Instance):
     def _listen(self) -> None:
         """Passes on what the process prints, to its end: a full pipe would stop it."""
         assert self._process.stdout is not None
-        for raw in self._process.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            self._tail.append(line)
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-            if _PORT_LINE in line:
-                number = line.partition(_PORT_LINE)[2].strip()
-                self._told_port = int(number) if number.isdecimal() else None
-            elif _READY_LINE in line and self._told_port is not None:
-                self._is_ready = True
-                self._told.set()
+        with self._process.stdout as lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                self._tail.append(line)
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+                if _PORT_LINE in line:
+                    number = line.partition(_PORT_LINE)[2].strip()
+                    self._told_port = int(number) if number.isdecimal() else None
+                elif _READY_LINE in line and self._told_port is not None:
+                    self._is_ready = True
+                    self._told.set()
         self._told.set()
 
     def _wait_until_it_listens(self) -> None:

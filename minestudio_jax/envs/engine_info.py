@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Dict, List
+from typing import Any
 
 STATISTICS = (
     "mine_block", "craft_item", "use_item", "break_item", "pickup", "drop", "kill_entity", "entity_killed_by", "custom",
@@ -16,7 +16,7 @@ STATISTICS = (
 _EMPTY = ("", "air", "none")
 
 
-def statistics(told: Mapping[str, Any]) -> Dict[str, Dict[str, int]]:
+def statistics(told: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Group -> name without its namespace -> count since the world began, without zeros.
 
     Args:
@@ -30,14 +30,14 @@ def statistics(told: Mapping[str, Any]) -> Dict[str, Dict[str, int]]:
     return found
 
 
-def state(told: Mapping[str, Any]) -> Dict[str, Any]:
+def state(told: Mapping[str, Any]) -> dict[str, Any]:
     """What the engine tells besides, under the names of `Frame.state`; what it does not tell is missing.
 
     Args:
       told: the engine's JSON object.
     """
     life = told.get("life_stats", {})
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value, kind in (
         ("is_alive", life.get("is_alive"), bool),
         ("health", life.get("life", told.get("health")), float),
@@ -62,7 +62,7 @@ def state(told: Mapping[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def _inventory(stacks: Iterable[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def _inventory(stacks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Stacks that are not empty; their slots only if told: MineRL's engine gives none, MineStudio's does."""
     found = []
     for stack in stacks:
@@ -74,7 +74,7 @@ def _inventory(stacks: Iterable[Mapping[str, Any]]) -> List[Dict[str, Any]]:
     return found
 
 
-def _item(item: Any) -> Dict[str, Any]:
+def _item(item: Any) -> dict[str, Any]:
     """What is worn or held: JSON in a string, as the engine tells it, or an object."""
     values = json.loads(item) if isinstance(item, str) else item
     return {name: _plain(str(value)) if name == "type" else int(value) for name, value in values.items()}

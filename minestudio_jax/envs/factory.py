@@ -6,20 +6,22 @@ Simulator side: NumPy and the standard library only, Python 3.8 syntax.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Optional, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from minestudio_jax.envs.callbacks.for_task import callbacks_for
 from minestudio_jax.envs.engine import Engine, Instance, Launch
 from minestudio_jax.envs.env import MisconfiguredEnvironment
-from minestudio_jax.envs.minecraft import MinecraftEnvironment, Simulator
+from minestudio_jax.envs.minecraft import Callback, MinecraftEnvironment, Simulator
 from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.tasks import Task
 
 
-def open_instance(index: int, port: int, host: str, options: Mapping[str, Any], find_jar: Callable[[], str]) -> Instance:
+def open_instance(
+    index: int, port: int, host: str, options: Mapping[str, Any], find_jar: Callable[[], str]
+) -> Instance:
     """An engine of its own, or one that listens already.
 
     Args:
@@ -35,13 +37,15 @@ def open_instance(index: int, port: int, host: str, options: Mapping[str, Any], 
     known = [field.name for field in dataclasses.fields(Launch)]
     for name in options:
         if name not in known:
-            raise MisconfiguredEnvironment(f"env.options: there is no {name!r}; of an engine's, known are {', '.join(known)}")
+            raise MisconfiguredEnvironment(
+                f"env.options: there is no {name!r}; of an engine's, known are {', '.join(known)}"
+            )
         if port:
             raise MisconfiguredEnvironment(f"env.options: {name} has no effect on the engine at port={port}: remove it")
     return Instance(host, port) if port else Engine(Launch(**options), index, find_jar)
 
 
-def read_task(task: Union[str, Mapping[str, Any]]) -> Optional[Task]:
+def read_task(task: str | Mapping[str, Any]) -> Task | None:
     """The task that a factory is given: a mapping is one, a name is a label and rewards nothing.
 
     Raises:
@@ -55,32 +59,31 @@ def read_task(task: Union[str, Mapping[str, Any]]) -> Optional[Task]:
         raise MisconfiguredEnvironment(str(error)) from error
 
 
-def make_environment(
-    simulator: Simulator,
-    task: Optional[Task],
-    seed: int,
-    index: int,
-    record: Optional[Mapping[str, Any]],
-    finds_biomes: bool,
-) -> MinecraftEnvironment:
-    """The environment; closes the simulator if it does not come to one.
+def callbacks_of(
+    task: Task | None, seed: int, index: int, record: Mapping[str, Any] | None, finds_biomes: bool
+) -> list[Callback]:
+    """The task's callbacks; without a task nothing is rewarded, and nothing ends an episode but the game.
 
     Args:
-      simulator: the game.
-      task: what is played; None: nothing is rewarded, and nothing ends an episode but the game.
+      task: what is played.
       seed, index, record, finds_biomes: as in `callbacks_for`.
     Raises:
-      MisconfiguredEnvironment: the task cannot be played there.
+      MisconfiguredEnvironment: the task cannot be played in Minecraft.
     """
     try:
-        callbacks = (
-            [] if task is None else callbacks_for(task, seed, index, record=record, finds_biomes=finds_biomes)
-        )
-        return MinecraftEnvironment(simulator, callbacks)
-    except BaseException as error:
-        simulator.close()
-        if isinstance(error, ValueError):
-            raise MisconfiguredEnvironment(str(error)) from error
+        return [] if task is None else callbacks_for(task, seed, index, record=record, finds_biomes=finds_biomes)
+    except ValueError as error:
+        raise MisconfiguredEnvironment(str(error)) from error
+
+
+def make_environment(
+    instance: Instance, make_simulator: Callable[[], Simulator], callbacks: Sequence[Callback]
+) -> MinecraftEnvironment:
+    """The environment of a simulator on an instance, which is closed if it does not come to one."""
+    try:
+        return MinecraftEnvironment(make_simulator(), callbacks)
+    except BaseException:
+        instance.close()
         raise
 
 
@@ -94,7 +97,7 @@ class WorldSeeds:
     def __init__(self, seed: int) -> None:
         self._stream = np.random.default_rng(seed)
 
-    def next(self, seed: Optional[int]) -> int:
+    def next(self, seed: int | None) -> int:
         """Of the next world, 0 to 2^31 - 1 where none is asked for."""
         if seed is None:
             return int(self._stream.integers(2**31))

@@ -4,7 +4,7 @@ MineRL's own client makes the mission and talks to the engine; the environment i
 That asks for the frame and for what the engine tells, as it tells it: MineRL's own survival observation takes 24 ms a
 step to turn that into 7,800 handlers' values.
 
-The client is MineRL's (`minerl`, Minecraft 1.16.5) or MineStudio's fork of it, which an engine with commands belongs to.
+The client is MineRL's (`minerl`, Minecraft 1.16.5) or MineStudio's fork of it, whose engine takes commands, too.
 Simulator side: NumPy, the standard library and that client only, Python 3.8 syntax.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from minestudio_jax.envs import actions, engine_info
 from minestudio_jax.envs.engine import Instance
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
-from minestudio_jax.envs.factory import WorldSeeds, make_environment, open_instance, read_task
+from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
 from minestudio_jax.envs.start_inventory import drawn_inventory, without_commands
 
@@ -78,12 +78,15 @@ def make(
             wanted, stacks = without_commands(wanted)
     rng = np.random.default_rng(seed)
     options = launch if port else {"template_dir": parts.runtime, **launch}
+    playing = callbacks_of(wanted, seed, index, record, finds_biomes=client == "minestudio")
     instance = open_instance(index, port, host, options, lambda: parts.jar)
-    simulator = MineRLSimulator(
-        parts, instance, (int(resolution[0]), int(resolution[1])), biome, lambda: drawn_inventory(stacks, rng), seed,
-        takes_commands, reset_timeout_s, step_timeout_s,
-    )  # fmt: skip
-    return make_environment(simulator, wanted, seed, index, record, finds_biomes=client == "minestudio")
+
+    def simulator() -> MineRLSimulator:
+        size, inventory = (int(resolution[0]), int(resolution[1])), lambda: drawn_inventory(stacks, rng)
+        specification = _specification(parts, size, biome, inventory, takes_commands)
+        return MineRLSimulator(parts, instance, specification, size, seed, reset_timeout_s, step_timeout_s)
+
+    return make_environment(instance, simulator, playing)
 
 
 class MineRLSimulator:
@@ -92,11 +95,9 @@ class MineRLSimulator:
     Args:
       client: from `_client`.
       instance: closed with the simulator.
+      specification: from `_specification`.
       resolution: width and height of the frames.
-      biome: that worlds begin in; empty: any.
-      inventory: called for each world; slot -> {"type", "quantity"} that the player begins with.
       seed: of the stream of worlds' seeds.
-      takes_commands: the engine does.
       reset_timeout_s, step_timeout_s: seconds that the engine may be silent.
     """
 
@@ -104,20 +105,17 @@ class MineRLSimulator:
         self,
         client: _Client,
         instance: Instance,
+        specification: Any,
         resolution: Tuple[int, int],
-        biome: str,
-        inventory: Callable[[], Dict[int, Dict[str, Any]]],
         seed: int,
-        takes_commands: bool,
         reset_timeout_s: float,
         step_timeout_s: float,
     ) -> None:
         self.frame_shape = (resolution[1], resolution[0], 3)
         self._instance, self._seeds = instance, WorldSeeds(seed)
-        self._takes_commands = takes_commands
+        self._takes_commands = specification.takes_commands
         self._reset_timeout_s, self._step_timeout_s = reset_timeout_s, step_timeout_s
         client.be_patient(reset_timeout_s)
-        specification = _specification(client, resolution, biome, inventory, takes_commands)
         self._env = client.environment(specification, instances=[instance], is_fault_tolerant=False)
 
     def reset(self, seed: Optional[int]) -> Frame:
@@ -260,7 +258,14 @@ def _specification(
     inventory: Callable[[], Dict[int, Dict[str, Any]]],
     takes_commands: bool,
 ) -> Any:
-    """What the client is to ask of the engine: frames, and everything that it tells, as it tells it."""
+    """What the client is to ask of the engine: frames, and everything that it tells, as it tells it.
+
+    Args:
+      resolution: width and height of the frames.
+      biome: that worlds begin in; empty: any.
+      inventory: called for each world; slot -> {"type", "quantity"} that the player begins with.
+      takes_commands: the engine does, and answers questions for blocks.
+    """
     handlers = client.handlers
 
     class Told(client.handler):  # type: ignore[name-defined]
@@ -298,4 +303,6 @@ def _specification(
                 begin.append(handlers.PreferredSpawnBiome(biome))
             return [*begin, handlers.DoneOnDeath()]
 
-    return Specification(resolution=resolution)
+    specification = Specification(resolution=resolution)
+    specification.takes_commands = takes_commands
+    return specification

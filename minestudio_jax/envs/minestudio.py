@@ -1,8 +1,8 @@
 """MineStudio's `MinecraftSim` as a simulator: `--env.factory=minestudio`.
 
-It is used for what it knows of the engine. What it makes of an episode is put right here: its end is the engine's alone
-and a termination, info is of this step and not of all before it, a seed is given to every world, and actions are ours to
-keep. Its engine is started by us (`engine.py` says why).
+It is used for what it knows of the engine. What it makes of an episode is put right here: an end is the engine's to
+tell and a termination, info is of this step and not of all before it, every world has a seed, and actions are not
+changed. Its engine is started by us (`engine.py` says why).
 
 Simulator side: NumPy, the standard library and MineStudio only, Python 3.8 syntax.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from minestudio_jax.envs import engine_info
 from minestudio_jax.envs.engine import Instance
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
-from minestudio_jax.envs.factory import WorldSeeds, make_environment, open_instance, read_task
+from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
 
 _JAR = ("build", "libs", "mcprec-6.13.jar")
@@ -86,14 +86,18 @@ def make(
         "callbacks": [_callback(named) for named in callbacks],
         "camera_config": None if camera_config is None else entry.CameraConfig(**camera_config),
     }
-    entry.check_engine = lambda: None  # it asks the keyboard for leave to download the engine; Engine says what is missing
+    entry.check_engine = lambda: (
+        None
+    )  # it asks the keyboard for leave to download the engine; Engine says what is missing
     sim = entry.MinecraftSim(**arguments)
     # As in minerl.py: one attempt, bounded, and no queue of those who reset.
     talk.SOCKTIME, talk.MAX_WAIT, talk.MAX_RESETTING_ENV_COUNT = reset_timeout_s, int(reset_timeout_s), -1
     _import(f"{_MINERL}.comms").retry_count = 1
+    playing = callbacks_of(wanted, seed, index, record, finds_biomes=True)
     instance = open_instance(index, port, host, options, lambda: jar)
-    simulator = MineStudioSimulator(sim, instance, seed, reset_timeout_s, step_timeout_s)
-    return make_environment(simulator, wanted, seed, index, record, finds_biomes=True)
+    return make_environment(
+        instance, lambda: MineStudioSimulator(sim, instance, seed, reset_timeout_s, step_timeout_s), playing
+    )
 
 
 class MineStudioSimulator:
@@ -106,9 +110,7 @@ class MineStudioSimulator:
       reset_timeout_s, step_timeout_s: seconds that the engine may be silent.
     """
 
-    def __init__(
-        self, sim: Any, instance: Instance, seed: int, reset_timeout_s: float, step_timeout_s: float
-    ) -> None:
+    def __init__(self, sim: Any, instance: Instance, seed: int, reset_timeout_s: float, step_timeout_s: float) -> None:
         width, height = sim.render_size
         self.frame_shape = (int(height), int(width), 3)
         self._sim, self._instance, self._seeds = sim, instance, WorldSeeds(seed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from minestudio_jax.envs.tasks import ANY, NEXT, SLOTS, Stack, Task
 _EQUIPMENT_SLOTS = {"feet": 36, "legs": 37, "chest": 38, "head": 39, "offhand": 40}
 
 
-def without_commands(task: Task) -> Tuple[Task, Tuple[Stack, ...]]:
+def without_commands(task: Task) -> tuple[Task, tuple[Stack, ...]]:
     """The task without its inventory, and that, for an engine that takes no commands.
 
     Raises:
@@ -34,21 +34,21 @@ def without_commands(task: Task) -> Tuple[Task, Tuple[Stack, ...]]:
     if any(needs.values()):
         names = ", ".join(name for name, needed in needs.items() if needed)
         raise MisconfiguredEnvironment(
-            f"the task {task.name!r} needs Minecraft's commands for its {names}, and MineRL's engine takes none: play it "
-            "with env.factory=minestudio, or set commands=true in env.options for an engine that has learnt them"
+            f"the task {task.name!r} needs Minecraft's commands for its {names}, and MineRL's engine takes none: play "
+            "it with env.factory=minestudio, or set commands=true in env.options for an engine that has learnt them"
         )
     # A fast reset only saves time: without commands every episode has a new world.
     return dataclasses.replace(task, inventory=(), fast_reset=None), tuple(task.inventory)
 
 
-def drawn_inventory(stacks: Sequence[Stack], rng: np.random.Generator) -> Dict[int, Dict[str, Any]]:
+def drawn_inventory(stacks: Sequence[Stack], rng: np.random.Generator) -> dict[int, dict[str, Any]]:
     """What an episode begins with.
 
     Returns:
       number of a slot (0 to 8 hotbar, to 35 inventory, then feet, legs, chest, head and the other hand) -> its stack,
       {"type": name, "quantity": count}.
     """
-    found: Dict[int, Dict[str, Any]] = {}
+    found: dict[int, dict[str, Any]] = {}
     for stack in sorted(stacks, key=lambda stack: stack.slot in (NEXT, ANY)):  # first those that want a certain place
         free = [slot for slot in range(SLOTS) if slot not in found]
         if stack.slot == NEXT:

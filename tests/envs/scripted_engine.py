@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from minestudio_jax.envs.voxel.malmo_protocol import ProtocolError  # noqa: E402
-from minestudio_jax.envs.voxel.malmo_server import FAULTS, Fault, Tick  # noqa: E402
-from minestudio_jax.serve_voxel import run  # noqa: E402
+from minestudio_jax.envs.voxel.malmo_protocol import ProtocolError
+from minestudio_jax.envs.voxel.malmo_server import FAULTS, Fault, Tick
+from minestudio_jax.serve_voxel import run
 
 
 def frame(episode, step, seed, height, width):
@@ -122,7 +122,7 @@ def main():
         print("java.lang.UnsupportedClassVersionError: net/minecraft/client/main/Main", flush=True)
     if args.start != "well":
         sys.exit(1)
-    has_fault = args.fault not in ("none", "slow_start") and strikes(args) or args.fault == "slow_start"
+    has_fault = (args.fault not in ("none", "slow_start") and strikes(args)) or args.fault == "slow_start"
     fault = Fault(args.fault if has_fault else "none", args.fault_after, args.fault_s)
     sys.exit(run(game, args.port, "127.0.0.1", (36, 64), fault))
 

@@ -39,7 +39,7 @@ def play(make_pool, client_python, tmp_path):
             del settings["display"]
         return make_pool(num_envs, python=client_python, factory=FACTORY, **{**settings, **options})
 
-    yield start
+    return start
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_an_episode_of_a_task_is_rewarded_and_ends(play, diary, end):
         assert steps.truncated.tolist() == [False]
         act(pool, steps, ATTACK)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0]
-    assert [words[1:3] for words in engines.told(diary, "mission")][0] == ["forest", "0:iron_axe:1"]
+    assert next(words[1:3] for words in engines.told(diary, "mission")) == ["forest", "0:iron_axe:1"]
     assert pool.counters.total_failures == 0
 
 
@@ -116,7 +116,9 @@ def test_a_time_limit_truncates_and_its_last_observation_is_kept(play, diary):
 
 
 def test_commands_are_sent_to_an_engine_that_takes_them(play, diary):
-    pool = play(task=task_to_dict(Task("shoot", "Shoot.", (LOGS,), mobs=(MobGroup("sheep", 2),), commands=("/say hello",))))
+    pool = play(
+        task=task_to_dict(Task("shoot", "Shoot.", (LOGS,), mobs=(MobGroup("sheep", 2),), commands=("/say hello",)))
+    )
     pool.recv(20.0)
     said = [" ".join(words) for words in engines.told(diary, "chat")]
     assert "/say hello" in said
@@ -189,7 +191,9 @@ def test_a_planned_replacement_closes_the_engine_and_removes_its_folder(play, di
     assert pool.counters.recycled >= 1
     assert pool.counters.total_failures == 0
     first, second, *_ = engines.lives(diary)
-    assert not (is_alive(first.pid) or is_alive(first.child) or first.folder.exists())
+    assert not (is_alive(first.pid))
+    assert not (is_alive(first.child))
+    assert not (first.folder.exists())
     assert first.port == second.port
     pool.close()
     assert list((tmp_path / "work").iterdir()) == []
@@ -212,7 +216,9 @@ def test_an_engine_that_runs_already_is_played_and_left(play, tmp_path, diary):
 
 def test_ten_thousand_steps_and_not_one_that_was_not(play, diary):
     """Two environments of which one breaks every 1,500 steps; every frame that is received is the one that is due."""
-    pool = play({"episode": 250, "exit_at": 0, "fault": "error", "fault_after": 1500, "chatter": 1}, 2, resolution=[16, 9])
+    pool = play(
+        {"episode": 250, "exit_at": 0, "fault": "error", "fault_after": 1500, "chatter": 1}, 2, resolution=[16, 9]
+    )
     due, received, failed = [(0, 0), (0, 0)], 0, 0
     while received < 10_000:
         steps = pool.recv(30.0)
