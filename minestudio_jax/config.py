@@ -13,6 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# Short names of env.factory.
+MINECRAFT_FACTORIES = {
+    "minerl": "minestudio_jax.envs.minerl:make",
+    "minestudio": "minestudio_jax.envs.minestudio:make",
+}
 SINKS = ("jsonl", "tensorboard", "wandb")  # names in logger.sinks; the first is always written
 
 
@@ -72,14 +77,15 @@ class RunConfig:
 class EnvConfig:
     factory: str = _setting(
         "",
-        "Your own environment, package.module:function, called as fn(index=, seed=, **env.options). "
-        "Empty: the embedded voxel world.",
+        "'minerl' or 'minestudio' for Minecraft by these simulators; or your own environment, package.module:function, "
+        "called as fn(index=, seed=, **env.options). Empty: the embedded voxel world.",
     )
     options: dict[str, Any] = _setting(
         {}, "JSON object: keyword arguments of env.factory, or overrides of the embedded world's settings."
     )
     task: str = _setting(
-        "chop_tree", "Task of the embedded world, by name or path of a .yaml file; a label in the data otherwise."
+        "chop_tree",
+        "Task of the embedded world or of Minecraft, by name or path of a .yaml file; a label in the data otherwise.",
     )
     tasks: dict[str, Any] = _setting(
         {},
@@ -458,6 +464,16 @@ def fragments_per_iteration(trainer: TrainerConfig, num_devices: int) -> int:
 def num_environments(config: Config) -> int:
     """Environments of the whole run."""
     return config.rollout.num_envs * (config.rollout.num_rollout_workers if config.rollout.mode == "ray" else 1)
+
+
+def factory_path(env: EnvConfig) -> str:
+    """env.factory as package.module:function; empty for the embedded world."""
+    return MINECRAFT_FACTORIES.get(env.factory, env.factory)
+
+
+def plays_minecraft(env: EnvConfig) -> bool:
+    """Whether env.factory is one of the package's own for Minecraft, which are given the task itself."""
+    return factory_path(env) in MINECRAFT_FACTORIES.values()
 
 
 def task_shares(env: EnvConfig) -> dict[str, float]:

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from minestudio_jax.config import (
+    MINECRAFT_FACTORIES,
     SINKS,
     Config,
     ConfigError,
@@ -17,8 +18,10 @@ from minestudio_jax.config import (
     PublishConfig,
     ReplayConfig,
     TrainerConfig,
+    factory_path,
     nearest,
     num_environments,
+    plays_minecraft,
     section_types,
     task_shares,
 )
@@ -53,6 +56,8 @@ def _task_faults(config: Config) -> list[str]:
         )
     if env.factory and env.tasks and "task" in env.options:
         faults.append("env.options: 'task' is given to the factory by env.tasks: remove one of them")
+    elif plays_minecraft(env) and "task" in env.options:
+        faults.append(f"env.options: task={env.options['task']!r} belongs into --env.task")
     played = assigned_tasks(env.tasks, num_environments(config)) if env.tasks else [env.task]
     for task in task_shares(env):
         if task not in played:
@@ -237,9 +242,11 @@ def validate(config: Config) -> None:
             )
     if len(set(config.logger.sinks)) != len(config.logger.sinks):
         faults.append(f"logger.sinks={','.join(config.logger.sinks)} names one twice: remove it")
-    for setting, path in (("env.factory", env.factory), ("policy.factory", config.policy.factory)):
-        if path and path.count(":") != 1:
-            faults.append(f"{setting}={path!r} is not of the form package.module:function")
+    if env.factory and factory_path(env).count(":") != 1:
+        names = " or ".join(map(repr, MINECRAFT_FACTORIES))
+        faults.append(f"env.factory={env.factory!r} is neither {names} nor of the form package.module:function")
+    if config.policy.factory and config.policy.factory.count(":") != 1:
+        faults.append(f"policy.factory={config.policy.factory!r} is not of the form package.module:function")
     if not re.fullmatch(r"|auto|[^/:]+:\d+", config.run.ray_address):
         faults.append(f"run.ray_address={config.run.ray_address!r} is neither 'auto' nor of the form host:port")
     if 0 < config.run.object_store_gib < replay.max_gib:

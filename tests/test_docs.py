@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from minestudio_jax.config import Config
+from minestudio_jax.config import Config, plays_minecraft
 from minestudio_jax.config_checks import validate
 from minestudio_jax.config_flags import define_flags, from_flags
+from minestudio_jax.envs.start_inventory import without_commands
+from minestudio_jax.envs.task_format import task_from_dict
+from minestudio_jax.rollout.environments import check_factory, check_rewards, embedded_spec, factory_tasks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,18 +45,44 @@ def test_settings_that_are_named_exist(page):
     assert named - files <= known, named - files - known
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.flags")), ids=lambda p: p.name)
-def test_every_flag_file_is_valid_and_its_head_says_what_to_expect(file):
-    """D-08: and it holds no path of somebody's machine."""
+def settings_of(file: Path) -> Config:
     values = flags.FlagValues()  # of its own: what one file sets must not be there for the next
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     define_flags(values)
     values(["train", f"--flagfile={file}"])
-    validate(from_flags(values))
+    return from_flags(values)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.flags")), ids=lambda p: p.name)
+def test_every_flag_file_is_valid_and_its_head_says_what_to_expect(file):
+    """D-08: and it holds no path of somebody's machine."""
+    validate(settings_of(file))
     assert not re.search(r"=/", file.read_text())
     head = file.read_text().split("--")[0] + file.read_text().split("\n\n")[0]
     for word in ("python -m minestudio_jax.train", "Hardware:", "Wall time:", "Expect:"):
         assert word in head, f"{file.name} does not say {word}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.flags")), ids=lambda p: p.name)
+def test_the_task_of_every_flag_file_can_be_played_there_and_learnt_from(file):
+    config = settings_of(file)
+    if plays_minecraft(config.env):
+        check_factory(config)
+        (given,) = factory_tasks(config, [config.env.task])
+        task = task_from_dict(given, "the flag file")
+        if config.env.factory == "minerl":
+            without_commands(task)
+    else:
+        check_rewards(config)
+        embedded_spec(config)
+
+
+def test_there_are_flag_files_for_minecraft_by_both_simulators():
+    played = {(c.env.factory, c.env.task) for c in map(settings_of, (ROOT / "configs").glob("mine*.flags"))}
+    assert played >= {
+        ("minerl", "chop_tree"), ("minerl", "obtain_diamond"), ("minestudio", "hunt_cow"),
+        ("minestudio", "shoot_sheep"), ("minestudio", "build_gate"),
+    }  # fmt: skip
 
 
 def test_code_blocks_of_the_environments_page_run():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Mapping, Tuple
+from typing import Collection, Dict, Mapping, Tuple
 
 import numpy as np
 
@@ -98,6 +98,25 @@ KEY_TABLE, CAMERA_ON_TABLE = _decode_tables()
 CAMERA_DEG_TABLE = np.stack(
     [bins_to_camera(np.arange(NUM_CAMERA) // CAMERA_BINS), bins_to_camera(np.arange(NUM_CAMERA) % CAMERA_BINS)], axis=1
 )  # float64 [121, 2], pitch and yaw
+
+
+def action_masks(ruled_out: Collection[str]) -> Dict[str, np.ndarray]:
+    """Which agent actions do without some keys.
+
+    Args:
+      ruled_out: of BUTTONS, and "camera" for every turn of it.
+    Returns:
+      {"buttons": uint8 [8641], "camera": uint8 [121]}, 0 where a choice is ruled out; there is always one left.
+    """
+    columns = [BUTTONS.index(key) for key in ruled_out if key != "camera"]
+    buttons = ~KEY_TABLE[:, columns].any(axis=1)
+    camera = np.ones(NUM_CAMERA, bool)
+    if "camera" in ruled_out:
+        turns = CAMERA_ON_TABLE.copy()
+        turns[INVENTORY] = False  # it moves the camera only if that is moved
+        buttons &= ~turns
+        camera = np.arange(NUM_CAMERA) == CAMERA_NULL
+    return {"buttons": buttons.astype(np.uint8), "camera": camera.astype(np.uint8)}
 
 
 def encode(env_actions: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:

@@ -11,12 +11,26 @@ from typing import Any, Dict, Mapping, Optional, Protocol, Tuple, runtime_checka
 
 import numpy as np
 
+MASK_PREFIX = "action_mask."  # and an action component's name: the observation that says which of its choices there are
+
 
 class EnvironmentFailure(RuntimeError):
     """The simulator broke in `reset` or `step`.
 
     Neither a termination nor a truncation: the step it happened in never took place, and the episode
     is not reported. The instance that raised it is discarded and built anew.
+
+    Attributes:
+      cause: under which it is counted, one of those that `rollout/env_pool.py` lists; where none is known, "exception".
+    """
+
+    cause = "exception"
+
+
+class MisconfiguredEnvironment(EnvironmentFailure):
+    """The environment cannot be built as it is configured.
+
+    What a factory raises when building it once more would be of no use: the run ends instead of trying again.
     """
 
 

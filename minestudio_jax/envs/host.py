@@ -52,6 +52,7 @@ from minestudio_jax.envs.env import (  # noqa: E402
     Environment,
     EnvironmentFailure,
     EnvironmentSpec,
+    MisconfiguredEnvironment,
     Observation,
 )
 from minestudio_jax.envs.host_protocol import (  # noqa: E402
@@ -325,9 +326,9 @@ def failed_message(error: Exception) -> Dict[str, Any]:
     """What the parent is told of an error."""
     return {
         "type": "failed",
-        "cause": error.cause if isinstance(error, HostFailure) else "exception",
+        "cause": error.cause if isinstance(error, EnvironmentFailure) else "exception",
         "message": (str(error) if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: {error}")[:4096],
-        "permanent": isinstance(error, PermanentFailure),
+        "permanent": isinstance(error, (PermanentFailure, MisconfiguredEnvironment)),
     }
 
 

@@ -12,11 +12,13 @@ from typing import Any, Dict, Optional, Protocol, Tuple
 import numpy as np
 
 from minestudio_jax.envs import actions
-from minestudio_jax.envs.env import Action, ArraySpec, EnvironmentSpec, Observation
+from minestudio_jax.envs.env import Action, ArraySpec, EnvironmentFailure, EnvironmentSpec, Observation
 
 # Each of actions.BUTTONS -> 0 or 1, "camera" -> float [2], degrees a tick (pitch, down is positive; yaw); and where it
 # is wanted "chat" -> a line for the game, such as a command.
 Keys = Dict[str, Any]
+
+_BEGINNINGS = 3  # times that an episode is begun, if the game ends it before the first step
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Outcome:
       terminated, truncated: as in the contract of environments, kept apart.
       info: of the step.
       extra: observations besides the image.
+      new_world: in a reset: the world has been made for this episode.
     """
 
     frame: Frame
@@ -76,6 +79,7 @@ class Outcome:
     truncated: bool = False
     info: Dict[str, Any] = field(default_factory=dict)
     extra: Observation = field(default_factory=dict)
+    new_world: bool = False
 
 
 class Callback:
@@ -89,6 +93,10 @@ class Callback:
         """Before an episode; whether there is to be a new world, `new_world` being what the ones before want."""
         del simulator
         return new_world
+
+    def world_seed(self, seed: Optional[int]) -> Optional[int]:
+        """Of the new world that is about to be made; `seed` is what the ones before want, None any."""
+        return seed
 
     def after_reset(self, simulator: Simulator, outcome: Outcome) -> Outcome:
         """Makes the world what the episode shall begin in; may step the simulator."""
@@ -131,18 +139,15 @@ class MinecraftEnvironment:
         self.spec = EnvironmentSpec({"image": image, **extra}, dict(actions.VPT_ACTION_SPEC))
 
     def reset(self, seed: Optional[int] = None) -> Tuple[Observation, Dict[str, Any]]:
-        new_world = not self._has_world or seed is not None
-        for callback in self._callbacks:
-            new_world = callback.before_reset(self._simulator, new_world)
-        if new_world or not self._has_world:
-            frame = self._simulator.reset(seed)
-            self._has_world = True
-        else:
-            frame = self._simulator.step(no_keys())
-        outcome = Outcome(frame)
-        for callback in self._callbacks:
-            outcome = callback.after_reset(self._simulator, outcome)
-        return self._observation(outcome), outcome.info
+        for _ in range(_BEGINNINGS):
+            outcome = self._begin(seed)
+            if not outcome.frame.done:
+                return self._observation(outcome), outcome.info
+            self._has_world = False
+        raise EnvironmentFailure(
+            f"the game has ended {_BEGINNINGS} episodes before their first step, most likely because the player died "
+            "where he was put: look at the task's spawn, fast_reset, mobs and commands"
+        )
 
     def step(self, action: Action) -> Tuple[Observation, float, bool, bool, Dict[str, Any]]:
         keys: Keys = {name: value[0] for name, value in actions.decode({n: a[None] for n, a in action.items()}).items()}
@@ -161,6 +166,24 @@ class MinecraftEnvironment:
             callback.close()
         self._simulator.close()
 
+    def _begin(self, seed: Optional[int]) -> Outcome:
+        """An episode's beginning, in a new world unless a callback keeps the one there is."""
+        new_world = True
+        for callback in self._callbacks:
+            new_world = callback.before_reset(self._simulator, new_world)
+        new_world = new_world or not self._has_world or seed is not None
+        if new_world:
+            for callback in self._callbacks:
+                seed = callback.world_seed(seed)
+            frame = self._simulator.reset(seed)
+            self._has_world = True
+        else:
+            frame = self._simulator.step(no_keys())
+        outcome = Outcome(frame, new_world=new_world)
+        for callback in self._callbacks:
+            outcome = callback.after_reset(self._simulator, outcome)
+        return outcome
+
     def _observation(self, outcome: Outcome) -> Observation:
         return {"image": outcome.frame.image, **outcome.extra}
 
@@ -171,7 +194,20 @@ def no_keys() -> Keys:
 
 
 def run_commands(simulator: Simulator, commands: Sequence[str], frame: Frame) -> Frame:
-    """Has the game carry out commands, a tick each; the frame after the last, or `frame` if there is none."""
+    """Has the game carry out commands, a tick each, unless it has ended the mission.
+
+    Returns:
+      The frame after the last; `frame` if there is none.
+    """
     for command in commands:
-        frame = simulator.step({**no_keys(), "chat": command})
+        if not frame.done:
+            frame = simulator.step({**no_keys(), "chat": command})
+    return frame
+
+
+def wait(simulator: Simulator, ticks: int, frame: Frame) -> Frame:
+    """The frame after so many ticks without a key, or the one with which the game has ended the mission."""
+    for _ in range(ticks):
+        if not frame.done:
+            frame = simulator.step(no_keys())
     return frame

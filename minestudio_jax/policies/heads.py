@@ -9,9 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from minestudio_jax.envs.env import EnvironmentSpec
-
-MASK_PREFIX = "action_mask."  # and the component's name: the observation that says which choices there are
+from minestudio_jax.envs.env import MASK_PREFIX, EnvironmentSpec
 
 _RULED_OUT = -1e9  # finite: 0 times it is 0, in entropies and gradients
 

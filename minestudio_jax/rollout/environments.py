@@ -6,16 +6,19 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from minestudio_jax.config import Config, ConfigError, task_shares
+from minestudio_jax.config import Config, ConfigError, factory_path, plays_minecraft, task_shares
+from minestudio_jax.envs.callbacks.for_task import check_for_minecraft
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.envs.tasks import Task, task_to_dict, with_common_masks
 from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.recycling import Recycling
 from minestudio_jax.rollout.start_limit import StartLimit
 from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.task_assignment import assigned_tasks
+from minestudio_jax.utils.task_files import load_task
 
 if TYPE_CHECKING:
     from minestudio_jax.envs.voxel import World
@@ -63,7 +66,7 @@ def make_pool(
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
     launch = EnvLaunch(
-        env.factory,
+        factory_path(env),
         log_dir,
         env.options,
         env.python or None,
@@ -81,7 +84,7 @@ def make_pool(
         num_envs,
         seed,
         max_failures_per_hour=env.max_failures_per_hour,
-        tasks=tasks if env.tasks else None,
+        tasks=factory_tasks(config, tasks),
         recycling=Recycling(env.recycle_after_s, env.recycle_after_steps, env.recycle_above_mib),
         start_limit=StartLimit(session_id, env.max_concurrent_starts),
     )
@@ -94,15 +97,41 @@ def worker_tasks(config: Config, worker_id: int) -> list[str]:
     return sorted(assigned, key=list(shares).index)
 
 
+def factory_tasks(config: Config, names: list[str]) -> list[Any] | None:
+    """What the factory of each environment gets as task=.
+
+    Args:
+      config: the run's settings.
+      names: task of each environment.
+    Returns:
+      For Minecraft the tasks themselves, since its interpreter reads no YAML; for a user's factory the names if there
+      are several tasks, and otherwise nothing.
+    Raises:
+      ValueError: there is no such task, or none for Minecraft.
+    """
+    if not plays_minecraft(config.env):
+        return list(names) if config.env.tasks else None
+    tasks = played_tasks(config)
+    for task in tasks.values():
+        check_for_minecraft(task)
+    return [task_to_dict(tasks[name]) for name in names]
+
+
 def check_factory(config: Config) -> None:
-    """Checks that env.factory names a module that can be found, as far as that is known without its interpreter.
+    """Checks before training what is known of env.factory without its interpreter.
 
     Raises:
-      ConfigError: it cannot be found.
+      ConfigError: its module cannot be found, or Minecraft has no such task, or one without a reward.
     """
+    try:
+        factory_tasks(config, [])
+        if plays_minecraft(config.env):
+            check_rewards(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if config.env.python:
         return
-    module = config.env.factory.partition(":")[0]
+    module = factory_path(config.env).partition(":")[0]
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -138,6 +167,29 @@ def embedded_spec(config: Config) -> EnvironmentSpec:
     return spec
 
 
+def played_tasks(config: Config) -> dict[str, Task]:
+    """The run's tasks, by the names that its settings have for them.
+
+    Raises:
+      ValueError: there is no such task, or its file is wrong.
+    """
+    return with_common_masks({name: load_task(name) for name in task_shares(config.env)})
+
+
+def check_rewards(config: Config) -> None:
+    """Checks that there is something to learn from in every task that is learnt from.
+
+    Raises:
+      ConfigError: a task has no reward.
+    """
+    for name, task in played_tasks(config).items():
+        if not task.reward and config.trainer.task_weights.get(name, 1.0) > 0:
+            raise ConfigError(
+                f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a "
+                "list of terms as in configs/tasks, or only evaluate with it"
+            )
+
+
 def embedded_world(config: Config, task: str) -> World:
     """The world that the settings describe, for one of their tasks.
 
@@ -150,4 +202,4 @@ def embedded_world(config: Config, task: str) -> World:
     for key in ("task", "preset", "action_set"):
         if key in env.options:
             raise ValueError(f"env.options: {key}={env.options[key]!r} belongs into --env.{key}")
-    return voxel.make(task, env.preset, env.action_set, **env.options)
+    return voxel.make(played_tasks(config)[task], env.preset, env.action_set, **env.options)

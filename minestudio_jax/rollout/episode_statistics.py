@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 QUANTILES = (10, 50, 90)  # per cent, of the returns
+_TERM = "reward/"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Episode:
       success: whether it was solved; None if the environment does not say.
       task: label.
       policy_version: that chose the last action.
+      reward_terms: what each term of the task's reward has paid, as far as the environment says it.
     """
 
     total_reward: float
@@ -31,12 +33,18 @@ class Episode:
     success: bool | None
     task: str
     policy_version: int
+    reward_terms: Mapping[str, float] = field(default_factory=dict)
 
 
 def said_success(info: Mapping[str, Any]) -> bool | None:
     """What an environment's info of an episode's last step says of it: its "success", or None."""
     success = info.get("success")
     return None if success is None else bool(success)
+
+
+def said_reward_terms(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What an environment's info of an episode's last step says of each term of its reward: its "reward/<name>"."""
+    return {name.removeprefix(_TERM): paid for name, paid in info.items() if name.startswith(_TERM)}
 
 
 class EpisodeStatistics:
@@ -50,12 +58,14 @@ class EpisodeStatistics:
     def __init__(self, tasks: Iterable[str], window: int = 20) -> None:
         self._windows: dict[str, deque[Episode]] = {task: deque(maxlen=window) for task in tasks}
         self._since: list[Episode] = []
+        self._terms: list[str] = []  # of rewards, that have been heard of
         self.total = 0
 
     def add(self, episodes: Iterable[Episode]) -> None:
         for episode in episodes:
             self._since.append(episode)
             self._windows[episode.task].append(episode)
+            self._terms += [term for term in episode.reward_terms if term not in self._terms]
             self.total += 1
 
     def window_mean(self) -> float:
@@ -78,9 +88,14 @@ class EpisodeStatistics:
                 by_task[f"episode/count/{task}"] = float(len(its))
                 by_task[f"episode/return_mean/{task}"] = _mean(_returns(its))
                 by_task[f"episode/success_rate/{task}"] = _mean(_successes(its))
+        by_term = {
+            f"episode/reward/{term}": _mean([e.reward_terms[term] for e in episodes if term in e.reward_terms])
+            for term in self._terms
+        }
         quantiles = np.percentile(returns, QUANTILES) if returns else [float("nan")] * len(QUANTILES)
         return {
             **by_task,
+            **by_term,
             "episode/count": float(len(episodes)),
             "episode/return_mean": _mean(returns),
             "episode/return_min": min(returns, default=float("nan")),

@@ -13,6 +13,7 @@ import selectors
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class ProcessEnvPool:
       seed: of the pool. Environment i's factory and its first reset in life k get seeds derived from (seed,
         launch.first_index + i, k); later resets go on with the environment's own stream.
       max_failures_per_hour: of all environments together; one more makes `recv` raise. Recycling is none.
-      tasks: of each environment, given to its factory as task=; None: nothing is given.
+      tasks: of each environment, a JSON value that is given to its factory as task=; None: nothing is given.
       recycling: when instances are replaced although they work.
       start_limit: how many may be on the way from their start to their first observation.
     Raises:
@@ -118,7 +119,7 @@ class ProcessEnvPool:
         seed: int,
         *,
         max_failures_per_hour: int,
-        tasks: Sequence[str] | None = None,
+        tasks: Sequence[Any] | None = None,
         recycling: Recycling | None = None,
         start_limit: StartLimit | None = None,
     ) -> None:

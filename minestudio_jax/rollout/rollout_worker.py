@@ -14,7 +14,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool, PoolCounters
 from minestudio_jax.rollout.environments import worker_tasks
-from minestudio_jax.rollout.episode_statistics import Episode, said_success
+from minestudio_jax.rollout.episode_statistics import Episode, said_reward_terms, said_success
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_builder import Decision, Describe, FragmentBuilder
 from minestudio_jax.rollout.inference import Chosen, Inference
@@ -323,6 +323,7 @@ class _EpisodeSoFar:
             success=said_success(info),
             task=task,
             policy_version=self.version,
+            reward_terms=said_reward_terms(info),
         )
 
 

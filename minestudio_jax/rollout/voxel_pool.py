@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec, Observation
+from minestudio_jax.envs.env import MASK_PREFIX, ArraySpec, EnvironmentSpec, Observation
 from minestudio_jax.envs.voxel import World
 from minestudio_jax.envs.voxel.state import State
 from minestudio_jax.envs.voxel.statistics import as_dict
@@ -17,7 +17,8 @@ from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
 
 def voxel_spec(world: World, height: int, width: int) -> EnvironmentSpec:
     """What a VoxelEnvPool of that world will have; arguments as there."""
-    return EnvironmentSpec({"image": ArraySpec((height, width, 3), "uint8")}, world.action_spec)
+    masks = {MASK_PREFIX + name: ArraySpec(mask.shape, "uint8") for name, mask in world.action_masks.items()}
+    return EnvironmentSpec({"image": ArraySpec((height, width, 3), "uint8"), **masks}, world.action_spec)
 
 
 class VoxelEnvPool:
@@ -36,6 +37,7 @@ class VoxelEnvPool:
         self.spec = voxel_spec(world, height, width)
         self.num_envs = num_envs
         self.counters = PoolCounters(starts=num_envs)
+        self._masks = {MASK_PREFIX + name: mask for name, mask in world.action_masks.items()}
         self._episodes = np.zeros(num_envs, int)
         self._key = jax.random.key(seed)
 
@@ -78,7 +80,7 @@ class VoxelEnvPool:
         if truncated.any():
             image = np.array(self._image)  # a copy: the resets below take the memory of this one
             for i in np.flatnonzero(truncated):
-                final_obs[i] = {"image": image[i]}
+                final_obs[i] = {"image": image[i], **self._masks}
         info: list[dict[str, Any]] = [{} for _ in env_id]
         if ended.any():
             said = jax.device_get(self._timestep.info)
@@ -88,7 +90,7 @@ class VoxelEnvPool:
         image = np.array(self._image)
         return EnvironmentSteps(
             env_id=env_id,
-            obs=[{"image": one} for one in image],
+            obs=[{"image": one, **self._masks} for one in image],
             first=ended if self._timestep is not None else ~ended,
             reward=reward,
             terminated=terminated,

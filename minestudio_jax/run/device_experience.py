@@ -88,6 +88,7 @@ class DeviceExperience:
                 None if ended.success is None else bool(ended.success[where]),
                 task,
                 version,
+                {term: float(paid[where]) for term, paid in ended.reward_terms.items()},
             )
             for where in zip(*np.nonzero(ended.ended), strict=True)
         ]

@@ -52,6 +52,7 @@ class RolloutStatistics:
                         "length": episode.length,
                         "success": episode.success,
                         "policy_version": episode.policy_version,
+                        **{f"reward/{term}": paid for term, paid in episode.reward_terms.items()},
                     }
                 )
 

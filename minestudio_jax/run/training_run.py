@@ -16,7 +16,7 @@ import jax
 from minestudio_jax.config import Config, ConfigError, fragments_per_iteration, task_shares
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
-from minestudio_jax.rollout.environments import embedded_spec
+from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
 from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.control_desk import ControlDesk
@@ -232,6 +232,7 @@ def _next_batch(
 def _checked_embedded_world(config: Config, auxiliary: AuxiliaryLosses) -> None:
     """Raises ConfigError if the embedded world or what has to do with it cannot be built from the settings."""
     try:
+        check_rewards(config)
         spec = embedded_spec(config)
         make_policy(config, spec)
         auxiliary.check(spec)

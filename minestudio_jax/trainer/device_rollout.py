@@ -6,20 +6,23 @@ Each device plays its own worlds with its own pool of fresh ones; nothing crosse
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from minestudio_jax.envs.env import MASK_PREFIX
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer.batch import FragmentBatch
 
 _RING_PER_ENV = 2  # fresh worlds kept for each environment
 _REFILL = 16  # of them generated at a time
+_TERM = "reward/"
 
 
 class JaxWorld(Protocol):
@@ -28,10 +31,18 @@ class JaxWorld(Protocol):
     def reset(self, key: jax.Array) -> Any: ...
 
     def step(self, state: Any, action: dict[str, jax.Array]) -> tuple[Any, Any]:
-        """State after it, and its reward, terminated, truncated and info ("success", if the task can be solved)."""
+        """State after it, and its reward, terminated, truncated and info.
+
+        The info has "success" if the task can be solved, and "reward/<name>" if there are terms of the reward.
+        """
         ...
 
     def render(self, state: Any, height: int, width: int) -> jax.Array: ...
+
+    @property
+    def action_masks(self) -> Mapping[str, np.ndarray]:
+        """Component -> which of its choices there are, uint8 [A], always the same; what is missing has all."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -69,6 +80,7 @@ class Ended(NamedTuple):
       ended: bool, one ended after this step.
       total_reward, discounted_return, length: its returns and its steps.
       success: bool, it was solved; None if the world does not say.
+      reward_terms: name -> float32, what each term of the reward has paid, as far as the world says it.
     """
 
     ended: jax.Array
@@ -76,6 +88,7 @@ class Ended(NamedTuple):
     discounted_return: jax.Array
     length: jax.Array
     success: jax.Array | None
+    reward_terms: dict[str, jax.Array]
 
 
 def begin(
@@ -132,7 +145,7 @@ def make_collect(
             carry, steps = lax.scan(
                 lambda c, step_key: _step(policy, world, discount, params, c, step_key), carry, keys
             )
-            last, _ = policy.apply(params, {"image": carry.image[:, None]}, carry.first[:, None], carry.memory)
+            last, _ = policy.apply(params, _seen(world, carry.image[:, None]), carry.first[:, None], carry.memory)
             return carry, (memory, steps, carry.image, carry.first, last.value[:, 0])
 
         state, (memory, steps, last_image, last_first, last_value) = lax.scan(
@@ -153,7 +166,7 @@ def make_collect(
 
         index = jnp.arange(num_envs * fragments_per_env)
         batch = FragmentBatch(
-            obs={"image": with_last(steps["image"], last_image)},
+            obs=_seen(world, with_last(steps["image"], last_image)),
             action=jax.tree.map(rows, steps["action"]),
             reward=rows(steps["reward"]),
             terminated=rows(steps["terminated"]),
@@ -187,7 +200,7 @@ def _step(
     def draw(worlds: Any) -> jax.Array:
         return jax.vmap(lambda one: world.render(one, height, width))(worlds)
 
-    output, memory = policy.apply(params, {"image": state.image[:, None]}, state.first[:, None], state.memory)
+    output, memory = policy.apply(params, _seen(world, state.image[:, None]), state.first[:, None], state.memory)
     logits = {name: head[:, 0] for name, head in output.logits.items()}
     action = heads.sample(key, logits)
     worlds, timestep = jax.vmap(world.step)(state.worlds, action)
@@ -197,7 +210,7 @@ def _step(
 
     def last_values() -> jax.Array:
         no = jnp.zeros_like(ended)[:, None]
-        return jnp.where(cut, policy.apply(params, {"image": image[:, None]}, no, memory)[0].value[:, 0], 0.0)
+        return jnp.where(cut, policy.apply(params, _seen(world, image[:, None]), no, memory)[0].value[:, 0], 0.0)
 
     def begun_anew() -> tuple[Any, jax.Array]:
         slots = jax.tree.leaves(state.fresh)[0].shape[0]
@@ -236,8 +249,21 @@ def _step(
         "terminated": timestep.terminated,
         "truncated": timestep.truncated,
         "truncation_value": truncation_value,
-        "told": Ended(ended, total, discounted, length, timestep.info.get("success")),
+        "told": Ended(ended, total, discounted, length, timestep.info.get("success"), _terms(timestep.info)),
     }
+
+
+def _terms(info: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name.removeprefix(_TERM): paid for name, paid in info.items() if name.startswith(_TERM)}
+
+
+def _seen(world: JaxWorld, image: jax.Array) -> dict[str, jax.Array]:
+    """Observations with these images, [..., H, W, 3]."""
+    masks = {
+        MASK_PREFIX + name: jnp.broadcast_to(mask, (*image.shape[:-3], *mask.shape))
+        for name, mask in world.action_masks.items()
+    }
+    return {"image": image, **masks}
 
 
 def _refilled(world: JaxWorld, fresh: Any, before: jax.Array, after: jax.Array, key: jax.Array) -> Any:

@@ -1,22 +1,31 @@
-"""Task files: YAML that `envs/tasks.py` understands."""
+"""Task files: YAML that `envs/task_format.py` understands, and those of MineStudio's benchmark."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from minestudio_jax.envs.tasks import Task, task_from_dict
+from minestudio_jax.envs.task_format import task_from_dict
+from minestudio_jax.envs.tasks import Task
 
 FOLDER = Path(__file__).parents[2] / "configs" / "tasks"
+
+# Keys of MineStudio's benchmark files; beside them, such a file may have any key of a task.
+BENCHMARK_COMMANDS = "custom_init_commands"
+_BENCHMARK_ONLY = (BENCHMARK_COMMANDS, "defaults", "reference_video")
+BENCHMARK_TICKS = 600  # an episode of it
 
 
 def load_task(task: str) -> Task:
     """A task by its name, or by the path of a file of one's own.
 
     Args:
-      task: name of a file in `configs/tasks/`, without its ending; or a path that ends in .yaml.
+      task: name of a file in `configs/tasks/`, without its ending; or a path that ends in .yaml. A file of MineStudio's
+        benchmark may have no reward.
     Raises:
       ValueError: there is no such task, or its file is wrong.
     """
@@ -32,7 +41,19 @@ def load_task(task: str) -> Task:
         raise ValueError(f"env.task: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"env.task: {path} must hold a mapping with name, text and reward")
-    return task_from_dict(values, str(path))
+    if BENCHMARK_COMMANDS in values:
+        return task_from_dict(_from_benchmark(values, path.stem), str(path))
+    loaded = task_from_dict(values, str(path))
+    if not loaded.reward:
+        raise ValueError(f"{path}: reward must be a list of at least one term")
+    return loaded
+
+
+def _from_benchmark(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A benchmark file's contents under a task's keys: a video is judged there, so it pays nothing by itself."""
+    ours = {key: value for key, value in values.items() if key not in _BENCHMARK_ONLY}
+    commands = values[BENCHMARK_COMMANDS] or []
+    return {"name": name, "reward": [], "time_limit": BENCHMARK_TICKS, "commands": commands, **ours}
 
 
 def task_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ class Bandit:
     """One step an episode; arm a pays 1 with probability `means[a]`, and the last one is the best."""
 
     means = (0.2, 0.5, 0.1, 0.6, 0.9)
+    action_masks: ClassVar[dict[str, Any]] = {}
 
     def reset(self, key: jax.Array) -> jax.Array:
         return jax.random.key_data(key)
@@ -56,6 +57,7 @@ class TMaze:
     """
 
     corridor = 3
+    action_masks: ClassVar[dict[str, Any]] = {}
 
     def reset(self, key: jax.Array) -> Walk:
         return Walk(jax.random.randint(key, (), 0, 2), jnp.int32(0))
@@ -83,6 +85,7 @@ class Wages:
     """
 
     discount = 0.9
+    action_masks: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, truncates: bool) -> None:
         self._truncates = truncates

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from minestudio_jax.rollout.episode_statistics import Episode, EpisodeStatistics, said_success
+from minestudio_jax.rollout.episode_statistics import Episode, EpisodeStatistics, said_reward_terms, said_success
 
 
 def episode(total, success=None, task="a", length=10, discounted=0.0):
@@ -73,3 +73,17 @@ def test_environments_say_of_their_success_or_do_not():
     assert said_success({"success": None}) is None
     assert said_success({"success": np.bool_(True)}) is True
     assert said_success({"success": 0}) is False
+
+
+def test_what_each_term_of_the_reward_paid_is_told_by_its_name():
+    """D-60: an episode that does not know of a term does not count as one in which it paid nothing."""
+    info = {"reward/log": 2.0, "reward/sand": 0, "rewards": 1, "success": True}
+    assert said_reward_terms(info) == {"log": 2.0, "sand": 0}
+    statistics = EpisodeStatistics(["a"])
+    for terms in ({"log": 2.0}, {"log": 1.0, "sand": 0.5}, {}):
+        statistics.add([Episode(1.0, 1.0, 5, None, "a", 1, terms)])
+    drained = statistics.drain()
+    assert (drained["episode/reward/log"], drained["episode/reward/sand"]) == (1.5, 0.5)
+    later = statistics.drain()
+    assert np.isnan(later["episode/reward/log"])
+    assert np.isnan(later["episode/reward/sand"])

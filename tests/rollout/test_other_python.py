@@ -66,13 +66,13 @@ def digests() -> dict[str, str]:
     import numpy as np
 
     import minestudio_jax.envs.host
-    from minestudio_jax.envs import actions, resize, tasks
+    from minestudio_jax.envs import actions, resize, task_format
 
     image = (np.arange(60 * 80 * 3) * 37 % 251).astype(np.uint8).reshape(60, 80, 3)
     agent = {"buttons": np.arange(0, 8641, 7)[:, None], "camera": np.arange(0, 8641, 7)[:, None] % 121}
     keyboard = actions.decode(agent)
     term = {"name": "hit", "event": "custom", "objects": ["damage_dealt"], "reward": 0.2}
-    task = tasks.task_from_dict({"name": "a", "text": "b", "reward": [term], "inventory": {"dirt": 1}}, "here")
+    task = task_format.task_from_dict({"name": "a", "text": "b", "reward": [term], "inventory": {"dirt": 1}}, "here")
     found = {
         "resized": resize.resize_bilinear(image, 33, 32),
         "keys": np.stack([keyboard[name] for name in actions.BUTTONS]),

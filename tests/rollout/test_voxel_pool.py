@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from minestudio_jax.envs import voxel
+from minestudio_jax.policies import heads
 from minestudio_jax.rollout.voxel_pool import VoxelEnvPool, voxel_spec
+from minestudio_jax.utils.task_files import load_task
 
 LIMIT = 5
 ENVS = 3
@@ -100,3 +104,21 @@ def test_nothing_is_ready_before_the_actions_are_sent(world):
     assert pool.recv(0.01) is None
     with pytest.raises(ValueError, match="every one of them, in order"):
         pool.send({"choice": np.zeros((1, 1), np.int32)}, steps.env_id[:1])
+
+
+def test_what_the_task_rules_out_is_part_of_every_observation():
+    """D-61: acting, learning and the value of a cut episode's end see the same mask."""
+    task = dataclasses.replace(load_task("chop_tree"), mask=("attack",))
+    world = voxel.make(task, size=24, height=20, ray_strides=12, time_limit=LIMIT)
+    pool = VoxelEnvPool(world, 2, 7, 16, 12)
+    heads.check_masks(pool.spec)
+    assert pool.spec.observation["action_mask.choice"].shape == (8,)
+    for _ in range(LIMIT + 1):
+        steps = pool.recv(1.0)
+        seen = [*steps.obs, *(obs for obs in steps.final_obs if obs is not None)]
+        for obs in seen:
+            assert set(obs) == set(pool.spec.observation)
+            assert obs["action_mask.choice"].tolist() == [1, 0, 0, 1, 1, 1, 1, 1]
+        pool.send({"choice": np.zeros((2, 1), np.int32)}, steps.env_id)
+    assert len(seen) == 4
+    assert set(steps.info[0]) >= {"reward/log", "success"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ class CountingWorld:
 
     The reward of a step is its number plus a tenth of the action; pixel (0, 0) is (identity mod 256, step, 0).
     """
+
+    action_masks: ClassVar[dict[str, Any]] = {}
 
     def reset(self, key: jax.Array) -> Clock:
         return Clock(jax.random.randint(key, (), 0, 100_000), jnp.int32(0))

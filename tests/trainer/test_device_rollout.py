@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -201,3 +202,18 @@ def test_four_devices_play_worlds_of_their_own():
     assert (devices, rows) == (4, [4, 4, 4, 4])
     assert identities == 8
     assert least >= 1
+
+
+class MaskedWorld(CountingWorld):
+    action_masks: ClassVar[dict[str, np.ndarray]] = {"choice": (np.arange(SPEC.action["choice"]) == 1).astype(np.uint8)}
+
+
+def test_what_the_world_rules_out_is_never_done_and_part_of_what_is_learnt_from(policy, params):
+    """D-61: on the device, too."""
+    collector = DeviceCollector(policy, MaskedWorld(), sharding.data_mesh(), 2, 1, LENGTH, (8, 8), 0)
+    _, batch, _ = collector.collect(params, collector.begin())
+    assert (np.asarray(batch.action["choice"]) == 1).all()
+    mask = np.asarray(batch.obs["action_mask.choice"])
+    assert mask.shape == (2, LENGTH + 1, SPEC.action["choice"])
+    assert (mask == MaskedWorld.action_masks["choice"]).all()
+    np.testing.assert_allclose(batch.behaviour_logp, 0.0, atol=1e-6)  # there was nothing else to do

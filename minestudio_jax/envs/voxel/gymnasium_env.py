@@ -1,6 +1,7 @@
 """The embedded world as a Gymnasium environment: gymnasium.make("minestudio_jax/ChopTree-v0").
 
-Importing this module registers every task that comes with the package, under its name in CamelCase.
+Importing this module registers every task that comes with the package and can be played here, under its name in
+CamelCase.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from minestudio_jax.envs import voxel
 from minestudio_jax.envs.voxel.statistics import as_dict
-from minestudio_jax.utils.task_files import task_names
+from minestudio_jax.envs.voxel.world import playable_tasks
 
 
 class VoxelEnv(gymnasium.Env[Any, Any]):
@@ -85,7 +86,7 @@ class VoxelEnv(gymnasium.Env[Any, Any]):
         return {"image": np.asarray(self._draw(self._state))}
 
 
-for _task in task_names():
+for _task in playable_tasks():
     _name = "".join(part.capitalize() for part in _task.split("_"))
     # Without a limit of Gymnasium's: episodes end by the world's own.
     gymnasium.register(id=f"minestudio_jax/{_name}-v0", entry_point=VoxelEnv, kwargs={"task": _task})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minestudio_jax.envs.task_format import one_of
+from minestudio_jax.envs.tasks import ANY, EQUIPMENT, NEXT, Stack
 from minestudio_jax.envs.voxel import items
 
 SLOTS = 36
@@ -59,6 +61,52 @@ def start_inventory(contents: Mapping[str, int]) -> Inventory:
             slot += 1
     zeros = jnp.zeros(SLOTS, jnp.int32)
     return Inventory(jnp.asarray(item), jnp.asarray(count), zeros, jnp.int32(0))
+
+
+def drawn_inventory(stacks: Sequence[Stack], key: jax.Array) -> Inventory:
+    """An inventory with stacks: first in the slots that are named, then in random ones, then in the next free ones.
+
+    Args:
+      key: of what is drawn.
+    """
+    named = {stack.slot for stack in stacks}
+    free = jnp.array([slot for slot in range(SLOTS) if str(slot) not in named], jnp.int32)
+    if ANY in named:
+        free = jax.random.permutation(jax.random.fold_in(key, 0), free)
+    inventory = start_inventory({})
+    order = sorted(stacks, key=lambda stack: (stack.slot == NEXT, stack.slot == ANY))
+    for number, stack in enumerate(order):
+        which, how_many = jax.random.split(jax.random.fold_in(key, number + 1))
+        item = jax.random.choice(which, jnp.array([items.ID[name] for name in stack.item], jnp.int32))
+        count = jax.random.randint(how_many, (), stack.count[0], stack.count[1] + 1)
+        if stack.slot == NEXT:
+            inventory, _ = add(inventory, item, count)
+            continue
+        slot = free[number] if stack.slot == ANY else int(stack.slot)
+        inventory = dataclasses.replace(
+            inventory,
+            item=inventory.item.at[slot].set(jnp.where(count > 0, item, items.NONE)),
+            count=inventory.count.at[slot].set(count),
+        )
+    return inventory
+
+
+def check_stacks(stacks: Sequence[Stack], where: str) -> None:
+    """Raises ValueError if an inventory cannot begin with these stacks: no such item or slot, or too many of them."""
+    slots = 0
+    for stack in stacks:
+        for name in stack.item:
+            one_of(name, items.NAMES, f"{where}: item")
+        if stack.slot in EQUIPMENT:
+            raise ValueError(f"{where}: the embedded world has no slot {stack.slot!r}, only 0 to {SLOTS - 1}")
+        size = min(int(items.STACK[items.ID[name]]) for name in stack.item)
+        if stack.slot != NEXT and stack.count[1] > size:
+            raise ValueError(
+                f"{where}: {stack.count[1]} of {'/'.join(stack.item)} do not fit into one slot: {size} at most"
+            )
+        slots += -(-stack.count[1] // size)
+    if slots > SLOTS:
+        raise ValueError(f"{where}: what it says does not fit into {SLOTS} slots")
 
 
 def count_of(inventory: Inventory, item: jax.Array | int) -> jax.Array:

@@ -7,7 +7,7 @@ player.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minestudio_jax.envs.tasks import MobGroup
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import items, physics
 from minestudio_jax.envs.voxel.state import Mobs, Player
@@ -104,6 +105,7 @@ STROLL_TICKS = 60
 PANIC_TICKS = 100
 HURT_TICKS = 10  # in which nothing else hurts
 SIGHT = 35.0  # blocks
+NEAREST = 4.0  # blocks, from a mob to the player at first
 HIT_REACH = 1.2  # blocks, between the middles of two bodies along the ground, beyond which a zombie does not hit
 HIT_PAUSE_TICKS = 20
 KNOCKBACK = 0.4
@@ -126,19 +128,20 @@ def boxes(mobs: Mobs) -> tuple[jax.Array, jax.Array]:
     return mobs.position - half, mobs.position + half + up
 
 
-def spawn(key: jax.Array, blocks: jax.Array, ground: jax.Array, around: jax.Array, numbers: Mapping[str, int]) -> Mobs:
+def spawn(key: jax.Array, blocks: jax.Array, ground: jax.Array, around: jax.Array, groups: Sequence[MobGroup]) -> Mobs:
     """Mobs on the ground, each at a random place near the player but not on top of him.
 
     Args:
       ground: int32 [x, z], height of the highest ground block.
       around: float32 [3], the player's position.
-      numbers: name of a kind -> how many.
+      groups: what there is to be.
     """
-    kind = np.array([ID[name] for name, number in numbers.items() for _ in range(number)], np.int32)
+    kind = np.array([ID[group.name] for group in groups for _ in range(group.number)], np.int32)
+    farthest = np.array([group.range for group in groups for _ in range(group.number)], np.float32)
     count = len(kind)
     keys = jax.random.split(key, 3)
     angle = jax.random.uniform(keys[0], (count,), maxval=2 * jnp.pi)
-    distance = jax.random.uniform(keys[1], (count,), minval=4.0, maxval=10.0)
+    distance = jax.random.uniform(keys[1], (count,), minval=NEAREST, maxval=farthest)
     size = blocks.shape[0]
     x = jnp.clip(jnp.floor(around[0] + distance * jnp.cos(angle)), 3, size - 4)
     z = jnp.clip(jnp.floor(around[2] + distance * jnp.sin(angle)), 3, size - 4)

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minestudio_jax.envs.tasks import Task
+from minestudio_jax.envs.tasks import Task, events_of
 from minestudio_jax.envs.voxel import statistics as stats
 from minestudio_jax.envs.voxel.state import Statistics
+
+FOR_MINECRAFT = "else the task is for Minecraft only, with env.factory"  # the end of errors
 
 
 def check_task(task: Task) -> None:
@@ -19,19 +21,19 @@ def check_task(task: Task) -> None:
     Raises:
       ValueError: it does not; names the nearest.
     """
-    rules = [(f"reward {term.name!r}", term.event, term.objects) for term in task.reward]
-    if task.success is not None:
-        rules.append(("success", task.success.event, task.success.objects))
-    for where, event, objects in rules:
+    for where, event, objects in events_of(task):
+        known = stats.NAMES.get(event, ())
         for name in objects:
-            if name not in stats.NAMES[event]:
-                close = difflib.get_close_matches(name, stats.NAMES[event], n=1, cutoff=0.5)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"task {task.name}: {where}: the embedded world has no {event} of {name!r}{hint}")
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ValueError(
+                    f"task {task.name}: {where}: the embedded world has no {event} of {name!r}; {hint}{FOR_MINECRAFT}"
+                )
 
 
 def paid(task: Task, before: Statistics, after: Statistics, times: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What a tick pays: each term once if any of its objects' counts rose, up to its max_times.
+    """What a tick pays: each term once if any of its objects' counts rose, or as often as they did, up to max_times.
 
     Args:
       before, after: counts of the episode around the tick.
@@ -42,10 +44,18 @@ def paid(task: Task, before: Statistics, after: Statistics, times: jax.Array) ->
     pays = []
     for number, term in enumerate(task.reward):
         rise = _count(after, term.event, term.objects) - _count(before, term.event, term.objects)
-        pays.append((rise > 0) & ((times[number] < term.max_times) | (term.max_times == 0)))
-    paying = jnp.stack(pays)
-    amounts = jnp.array([term.reward for term in task.reward], jnp.float32)
-    return jnp.where(paying, amounts, 0.0), times + paying
+        if term.per == "step":
+            rise = jnp.minimum(rise, 1)
+        if term.max_times:
+            rise = jnp.minimum(rise, term.max_times - times[number])
+        pays.append(rise)
+    new = jnp.array(pays, jnp.int32)
+    return new * amounts(task), times + new
+
+
+def amounts(task: Task) -> jax.Array:
+    """Reward of each term, float32 [terms]."""
+    return jnp.array([term.reward for term in task.reward], jnp.float32)
 
 
 def succeeded(task: Task, statistics: Statistics) -> jax.Array:

@@ -57,6 +57,7 @@ def as_dict(info: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for event, names in NAMES.items():
         counts = np.asarray(info[event])
         result[event] = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
+    result.update((name, float(total)) for name, total in info.items() if name.startswith("reward/"))
     if "success" in info:
         result["success"] = bool(info["success"])
     result["health"], result["food_level"] = float(info["health"]), int(info["food"])

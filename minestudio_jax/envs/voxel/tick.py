@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from minestudio_jax.envs.tasks import Task
 from minestudio_jax.envs.voxel import blocks as b
-from minestudio_jax.envs.voxel import crafting, hands, items, mining, physics, survival, terrain
+from minestudio_jax.envs.voxel import commands, crafting, hands, items, mining, physics, survival, terrain
 from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import mobs as creatures
@@ -39,7 +39,7 @@ class Rules(NamedTuple):
 
     @property
     def has_mobs(self) -> bool:
-        return any(self.task.mobs.values())
+        return any(group.number for group in self.task.mobs) or commands.summons(self.task.commands) > 0
 
     @property
     def has_water(self) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import minestudio_jax.envs.voxel.gymnasium_env  # noqa: F401 (registers)
-from minestudio_jax.utils.task_files import task_names
+from minestudio_jax.envs.voxel.world import playable_tasks
 
 
 def make(name, **kwargs):
@@ -20,7 +20,7 @@ def test_gymnasiums_own_checker_is_content(action_set):
 
 
 def test_every_task_is_registered():
-    names = {"".join(part.capitalize() for part in task.split("_")) for task in task_names()}
+    names = {"".join(part.capitalize() for part in task.split("_")) for task in playable_tasks()}
     assert {f"minestudio_jax/{name}-v0" for name in names} <= set(gymnasium.registry)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import voxel
+from minestudio_jax.envs.tasks import MobGroup
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import hands, items, mobs, physics, survival
@@ -89,7 +90,11 @@ def test_food_is_eaten_in_32_ticks_when_one_is_hungry():
 
 def one_mob(kind, z, hurt_ticks=0):
     made = mobs.spawn(
-        jax.random.key(0), jnp.asarray(flat()), jnp.full((24, 24), FLOOR - 1), jnp.array([12.5, FLOOR, 12.5]), {kind: 1}
+        jax.random.key(0),
+        jnp.asarray(flat()),
+        jnp.full((24, 24), FLOOR - 1),
+        jnp.array([12.5, FLOOR, 12.5]),
+        [MobGroup(kind, 1)],
     )
     return dataclasses.replace(
         made, position=jnp.array([[12.5, FLOOR, z]], jnp.float32), hurt_ticks=jnp.array([hurt_ticks], jnp.int32)

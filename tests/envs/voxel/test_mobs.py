@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minestudio_jax.envs.tasks import MobGroup
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import mobs
 from tests.envs.voxel.worlds import FLOOR, flat, standing
@@ -17,7 +18,8 @@ move = jax.jit(mobs.move)
 
 def herd(numbers, seed=0, around=(12.5, 12.5)):
     position = jnp.array([around[0], FLOOR, around[1]], jnp.float32)
-    return mobs.spawn(jax.random.key(seed), jnp.asarray(flat()), GROUND, position, numbers)
+    groups = [MobGroup(kind, number) for kind, number in numbers.items()]
+    return mobs.spawn(jax.random.key(seed), jnp.asarray(flat()), GROUND, position, groups)
 
 
 def live(creatures, player, ticks, blocks=None, seed=0):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import actions, voxel
+from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import items
 from minestudio_jax.envs.voxel.action_sets import ACTION_SETS
+from minestudio_jax.envs.voxel.statistics import as_dict
 
 SMALL = {"size": 24, "height": 20, "ray_strides": 12}
 
@@ -300,3 +302,104 @@ def test_a_mob_is_seen_where_it_stands():
     assert changed.mean() > 0.02
     assert abs(columns.mean() - 16) < 3
     assert rows.mean() > 18
+
+
+def task_of(**values):
+    term = {"name": "log", "event": "mine_block", "objects": ["oak_log"], "reward": 1.0}
+    return task_from_dict({"name": "t", "text": "t", "reward": [term], **values}, "here")
+
+
+def test_a_masked_key_is_never_down_and_the_choices_that_press_it_are_said_not_to_be_there():
+    """D-61: in the task's own small set as in VPT's."""
+    discrete = voxel.make(task_of(mask=["attack", "camera"]), **SMALL)
+    left = [name for name, there in zip(discrete.choices, discrete.action_masks["choice"], strict=True) if there]
+    assert left == ["forward", "forward and jump"]
+    free = voxel.make(task_of(), **SMALL)
+    assert free.action_masks == {}
+    assert voxel.make(task_of(mask=[]), **SMALL).action_masks["choice"].all()
+    state = free.reset(jax.random.key(0))
+    both = choose(free, "forward and attack")
+    forward, _ = jax.jit(free.step)(state, choose(free, "forward"))
+    masked, _ = jax.jit(discrete.step)(state, both)
+    np.testing.assert_array_equal(masked.player.position, forward.player.position)
+    assert not masked.hands.attack_was_down
+    turned, _ = jax.jit(discrete.step)(state, choose(free, "turn left"))
+    assert float(turned.player.yaw) == float(state.player.yaw)
+    vpt = voxel.make(task_of(mask=["attack"]), action_set="vpt", **SMALL)
+    assert set(vpt.action_masks) == set(vpt.action_spec)
+    keys = {name: np.array([name == "attack"]) for name in actions.BUTTONS}
+    agent = actions.encode({**keys, "camera": np.zeros((1, 2))})
+    assert vpt.action_masks["buttons"][agent["buttons"][0, 0]] == 0
+    after, _ = jax.jit(vpt.step)(state, {name: jnp.asarray(a[0]) for name, a in agent.items()})
+    assert not after.hands.attack_was_down
+
+
+def test_the_player_begins_at_one_of_the_tasks_places_in_the_world_of_its_seed():
+    places = [{"position": [8, 15, 9], "seed": 4}, {"position": [12, 15, 10]}, {"seed": 5}]
+    world = voxel.make(task_of(spawn=places), **SMALL)
+    reset = jax.jit(world.reset)
+    worlds: dict[tuple, set] = {}
+    for seed in range(24):
+        state = reset(jax.random.key(seed))
+        blocks = np.asarray(state.blocks).tobytes()
+        where = tuple(state.player.position.tolist())
+        worlds.setdefault(where if where[1] == 15 else "its own", set()).add(blocks)
+        np.testing.assert_array_equal(state.start, state.player.position)
+    assert {where: len(blocks) for where, blocks in worlds.items() if where != (12, 15, 10)} == {
+        (8, 15, 9): 1,
+        "its own": 1,
+    }
+    assert len(worlds[12, 15, 10]) > 2
+
+
+def test_an_episode_begins_after_the_tasks_commands_and_counts_nothing_of_them():
+    commands = ["/give @p minecraft:stone_axe 1", "/summon minecraft:cow ~2 ~ ~", "/setblock ~ ~3 ~ minecraft:obsidian",
+                "/time set 9000", "/tp @p ~1 ~ ~"]  # fmt: skip
+    world = voxel.make(task_of(commands=commands, biome="plains", mobs={"pig": 2}, time=100), **SMALL)
+    state = jax.jit(world.reset)(jax.random.key(1))
+    assert items.NAMES[int(state.inventory.item[0])] == "stone_axe"
+    assert np.asarray(state.mobs.kind).tolist() == [3, 3, 1]
+    assert (np.asarray(state.blocks) == b.ID["obsidian"]).sum() == 1
+    assert int(state.time) == 9000
+    np.testing.assert_array_equal(state.start, state.player.position)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.statistics))
+    attacked, _ = jax.jit(world.step)(
+        state, choose(world, "attack")
+    )  # compiled with mobs, though only one was summoned
+    assert attacked.mobs.kind.shape == (3,)
+
+
+def test_the_inventory_is_filled_by_slots_and_by_chance():
+    inventory = [{"item": "dirt", "count": [1, 3], "slot": "random"}, {"item": "iron_axe", "slot": 0},
+                 {"item": ["sand", "gravel"], "count": [0, 1], "slot": 5}, {"item": "oak_log", "count": 70}]  # fmt: skip
+    world = voxel.make(task_of(inventory=inventory), **SMALL)
+    reset, seen = jax.jit(lambda key: world.reset(key).inventory), set()
+    for seed in range(30):
+        held = reset(jax.random.key(seed))
+        named = {
+            i: (items.NAMES[int(n)], int(c)) for i, (n, c) in enumerate(zip(held.item, held.count, strict=True)) if c
+        }
+        assert named[0] == ("iron_axe", 1)
+        assert sum(count for name, count in named.values() if name == "oak_log") == 70
+        (slot,) = [i for i, (name, _) in named.items() if name == "dirt"]
+        assert slot not in (0, 5)
+        assert 1 <= named[slot][1] <= 3
+        assert named.get(5, ("sand", 0))[0] in ("sand", "gravel", "oak_log")
+        seen.add((slot, named.get(5)))
+    assert len(seen) > 10
+
+
+def test_an_episodes_info_tells_what_each_term_has_paid():
+    world = voxel.make(task_of(reward=[
+        {"name": "some", "event": "custom", "objects": ["jump"], "reward": 0.5},
+        {"name": "few", "event": "custom", "objects": ["jump"], "reward": -2.0, "max_times": 1},
+    ]), frame_skip=1, **SMALL)  # fmt: skip
+    state, step, total = world.reset(jax.random.key(0)), jax.jit(world.step), 0.0
+    for _ in range(40):
+        state, timestep = step(state, choose(world, "forward and jump"))
+        total += float(timestep.reward)
+    told = as_dict(jax.device_get(timestep.info))
+    assert told["custom"]["jump"] >= 2
+    assert told["reward/some"] == 0.5 * told["custom"]["jump"]
+    assert told["reward/few"] == -2.0
+    assert total == pytest.approx(told["reward/some"] + told["reward/few"])

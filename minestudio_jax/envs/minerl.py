@@ -1,0 +1,308 @@
+"""MineRL 1.0's Minecraft as a simulator: `--env.factory=minerl`.
+
+MineRL's own client makes the mission and talks to the engine; the environment it makes is of a specification of ours.
+That asks for the frame and for what the engine tells, as it tells it: MineRL's own survival observation takes 24 ms a
+step to turn that into 7,800 handlers' values.
+
+The client is MineRL's (`minerl`, Minecraft 1.16.5) or MineStudio's fork of it, whose engine takes commands, too.
+Simulator side: NumPy, the standard library and that client only, Python 3.8 syntax.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+
+from minestudio_jax.envs import actions, engine_info
+from minestudio_jax.envs.engine import Instance
+from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
+from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
+from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
+from minestudio_jax.envs.start_inventory import drawn_inventory, without_commands
+
+_CLIENTS = {"minerl": "minerl", "minestudio": "minestudio.simulator.minerl"}
+_INSTALL = {
+    "minerl": "pip install git+https://github.com/minerllabs/minerl (Python 3.8 to 3.10, numpy<1.24, JDK 8)",
+    "minestudio": "pip install minestudio (Python 3.10, JDK 8)",
+}
+_JAR = ("build", "libs", "mcprec-6.13.jar")
+
+
+def make(
+    index: int,
+    seed: int,
+    task: Union[str, Mapping[str, Any]] = "",
+    *,
+    client: str = "minerl",
+    commands: Optional[bool] = None,
+    resolution: Sequence[int] = (640, 360),
+    biome: str = "",
+    record: Optional[Mapping[str, Any]] = None,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    reset_timeout_s: float = 230.0,
+    step_timeout_s: float = 55.0,
+    **launch: Any,
+) -> MinecraftEnvironment:
+    """The factory behind `--env.factory=minerl`; options come from env.options.
+
+    Args:
+      index, seed: as every factory's.
+      task: as a mapping, or a name that rewards nothing.
+      client: "minerl" or "minestudio", the Python package that talks to the engine.
+      commands: the engine takes commands, as MineStudio's does and MineRL's does not; None: by the client.
+      resolution: width and height that Minecraft draws.
+      biome: that a world begins in, where the task names none; empty: any.
+      record: arguments of the callback Record, "folder" and "every"; None: no videos.
+      port, host: of an engine that runs already; 0: one is started.
+      reset_timeout_s, step_timeout_s: seconds that the engine may be silent; a little less than env.reset_deadline_s
+        and env.step_deadline_s, so that the failure tells why.
+      launch: fields of `engine.Launch`.
+    Raises:
+      MisconfiguredEnvironment: the client, a program or an option is missing or wrong, or the task needs commands.
+      EnvironmentFailure: the engine does not start.
+    """
+    parts, wanted = _client(client), read_task(task)
+    takes_commands = client == "minestudio" if commands is None else commands
+    stacks = ()
+    if wanted is not None:
+        biome = wanted.biome or biome
+        if not takes_commands:
+            wanted, stacks = without_commands(wanted)
+    rng = np.random.default_rng(seed)
+    options = launch if port else {"template_dir": parts.runtime, **launch}
+    playing = callbacks_of(wanted, seed, index, record, finds_biomes=client == "minestudio")
+    instance = open_instance(index, port, host, options, lambda: parts.jar)
+
+    def simulator() -> MineRLSimulator:
+        size, inventory = (int(resolution[0]), int(resolution[1])), lambda: drawn_inventory(stacks, rng)
+        specification = _specification(parts, size, biome, inventory, takes_commands)
+        return MineRLSimulator(parts, instance, specification, size, seed, reset_timeout_s, step_timeout_s)
+
+    return make_environment(instance, simulator, playing)
+
+
+class MineRLSimulator:
+    """One engine under the contract of `minecraft.Simulator`.
+
+    Args:
+      client: from `_client`.
+      instance: closed with the simulator.
+      specification: from `_specification`.
+      resolution: width and height of the frames.
+      seed: of the stream of worlds' seeds.
+      reset_timeout_s, step_timeout_s: seconds that the engine may be silent.
+    """
+
+    def __init__(
+        self,
+        client: _Client,
+        instance: Instance,
+        specification: Any,
+        resolution: Tuple[int, int],
+        seed: int,
+        reset_timeout_s: float,
+        step_timeout_s: float,
+    ) -> None:
+        self.frame_shape = (resolution[1], resolution[0], 3)
+        self._instance, self._seeds = instance, WorldSeeds(seed)
+        self._takes_commands = specification.takes_commands
+        self._reset_timeout_s, self._step_timeout_s = reset_timeout_s, step_timeout_s
+        client.be_patient(reset_timeout_s)
+        self._env = client.environment(specification, instances=[instance], is_fault_tolerant=False)
+
+    def reset(self, seed: Optional[int]) -> Frame:
+        self._env.seed(self._seeds.next(seed), seed_spaces=False)  # counts for the next world only
+        begin = time.monotonic()
+        try:
+            observation = self._env.reset()
+        except Exception as error:
+            waited_s = time.monotonic() - begin
+            raise self._instance.failure("reset", error, waited_s, self._reset_timeout_s) from error
+        self._instance.client_socket.settimeout(self._step_timeout_s)
+        return self._frame(observation, False)
+
+    def step(self, keys: Keys) -> Frame:
+        if not self._takes_commands and ("chat" in keys or "voxels" in keys):
+            raise EnvironmentFailure(
+                f"MineRL's engine takes no commands, and {keys.get('chat', 'a question for blocks')!r} is one: use "
+                "MineStudio's engine, or set the option commands=true for an engine that has learnt them"
+            )
+        begin = time.monotonic()
+        try:
+            observation, _, done, info = self._env.step(keys)
+        except Exception as error:
+            waited_s = time.monotonic() - begin
+            raise self._instance.failure("step", error, waited_s, self._step_timeout_s) from error
+        if info.get("error"):  # the observation is drawn at random
+            raise self._instance.failure("step", info["error"], time.monotonic() - begin, self._step_timeout_s)
+        return self._frame(observation, bool(done))
+
+    def close(self) -> None:
+        try:
+            self._env.close()
+        finally:
+            self._instance.close()
+
+    def _frame(self, observation: Dict[str, Any], done: bool) -> Frame:
+        told, image = observation[_TOLD], observation["pov"]
+        if not told["pov"]:  # for an empty frame the client makes up a black one
+            raise EnvironmentFailure(f"the engine sent an empty frame; {self._instance.condition()}")
+        if image.shape != self.frame_shape:
+            raise EnvironmentFailure(f"the engine sent a frame of {list(image.shape)}, asked was {self.frame_shape}")
+        state = engine_info.state(told)
+        return Frame(image, done or not state.get("is_alive", True), engine_info.statistics(told), state)
+
+
+class _Client(NamedTuple):
+    """What is used of a client. Its modules lie in the same places in MineRL and in MineStudio's fork.
+
+    Attributes:
+      environment: class of its environments of one player.
+      survival: class of specifications, to be derived from.
+      handlers: module of the parts that a specification consists of.
+      handler: base class of such parts.
+      spaces: module of Gym's spaces.
+      talk, packets: modules that hold its time limits.
+      folder: of the engine.
+      runtime: folder of Minecraft's options, or "".
+    """
+
+    environment: Any
+    survival: Any
+    handlers: Any
+    handler: Any
+    spaces: Any
+    talk: Any
+    packets: Any
+    folder: str
+    runtime: str
+
+    @property
+    def jar(self) -> str:
+        return os.path.join(self.folder, *_JAR)
+
+    def be_patient(self, timeout_s: float) -> None:
+        """Sets how long it waits for the engine. It is asked once: whoever built the environment begins anew."""
+        self.talk.SOCKTIME = timeout_s
+        self.talk.MAX_WAIT = int(timeout_s)  # seconds, while the engine is busy
+        self.packets.retry_count = 1
+        # MineStudio's queue of those who reset, in a database on disk, in which the dead keep their places for five
+        # minutes: env.max_concurrent_starts is for that. A negative limit is none.
+        self.talk.MAX_RESETTING_ENV_COUNT = -1
+
+
+def _client(name: str) -> _Client:
+    """The package that talks to the engine, imported here and nowhere else.
+
+    Raises:
+      MisconfiguredEnvironment: there is none of that name, or it, or what it needs, is not installed.
+    """
+    if name not in _CLIENTS:
+        raise MisconfiguredEnvironment(f"env.options: client={name!r} is not one of {', '.join(_CLIENTS)}")
+    root = _CLIENTS[name]
+    try:
+        if name == "minestudio":
+            _import_bare("minestudio.simulator")
+        found = [
+            importlib.import_module(f"{root}.{module}")
+            for module in (
+                "env._singleagent", "herobraine.env_specs.human_survival_specs", "herobraine.hero.handlers",
+                "herobraine.hero.handlers.translation", "herobraine.hero.spaces", "env._multiagent", "env.comms",
+                "env.malmo",
+            )
+        ]  # fmt: skip
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        remedy = _INSTALL[name] if missing in (name, "") else f"pip install what {name} needs, such as {missing}"
+        raise MisconfiguredEnvironment(
+            f"env.python is {sys.executable}, which has no package {missing!r}: there, {remedy}; or name another "
+            "interpreter in env.python"
+        ) from error
+    single, survival, handlers, translation, spaces, talk, packets, malmo = found
+    manager = malmo.InstanceManager
+    runtime = getattr(manager, "RUNTIME_DIR", "")
+    return _Client(
+        single._SingleAgentEnv, survival.HumanSurvival, handlers, translation.TranslationHandler, spaces, talk, packets,
+        manager.MINECRAFT_DIR, runtime if os.path.isdir(runtime) else "",
+    )  # fmt: skip
+
+
+def _import_bare(package: str) -> None:
+    """Makes a package's modules importable without what it imports itself.
+
+    MineStudio's `simulator` imports PyTorch and a GUI for a class that is not used here: half a GiB in every instance.
+    """
+    if package not in sys.modules:
+        spec = importlib.util.find_spec(package)
+        if spec is not None:
+            parent, _, name = package.rpartition(".")
+            sys.modules[package] = importlib.util.module_from_spec(spec)
+            setattr(sys.modules[parent], name, sys.modules[package])
+
+
+_TOLD = "ObservationFromFullStats"
+
+
+def _specification(
+    client: _Client,
+    resolution: Tuple[int, int],
+    biome: str,
+    inventory: Callable[[], Dict[int, Dict[str, Any]]],
+    takes_commands: bool,
+) -> Any:
+    """What the client is to ask of the engine: frames, and everything that it tells, as it tells it.
+
+    Args:
+      resolution: width and height of the frames.
+      biome: that worlds begin in; empty: any.
+      inventory: called for each world; slot -> {"type", "quantity"} that the player begins with.
+      takes_commands: the engine does, and answers questions for blocks.
+    """
+    handlers = client.handlers
+
+    class Told(client.handler):  # type: ignore[name-defined]
+        """Asks for a part of the engine's JSON, and passes on the whole."""
+
+        def __init__(self, element: str) -> None:
+            super().__init__(client.spaces.Box(0.0, 1.0, shape=(1,), dtype=np.float32))
+            self.element = element
+
+        def to_string(self) -> str:
+            return self.element.partition(" ")[0]
+
+        def xml_template(self) -> str:
+            return f"<{self.element}/>"
+
+        def from_hero(self, told: Dict[str, Any]) -> Dict[str, Any]:
+            return told
+
+    class Specification(client.survival):  # type: ignore[name-defined]
+        def create_observables(self) -> Any:
+            wanted = (_TOLD, 'ObservationFromFullInventory flat="false"', "ObservationFromEquippedItem")
+            return [handlers.POVObservation(resolution), *(Told(element) for element in wanted)]
+
+        def create_actionables(self) -> Any:
+            keys = [handlers.KeybasedCommandAction(name, name) for name in actions.BUTTONS]
+            questions = [handlers.ChatAction(), handlers.VoxelAction()] if takes_commands else []
+            return [*keys, handlers.CameraAction(), *questions]
+
+        def create_monitors(self) -> Any:
+            return []
+
+        def create_agent_start(self) -> Any:
+            begin = [*super().create_agent_start(), handlers.InventoryAgentStart(inventory())]
+            if biome:
+                begin.append(handlers.PreferredSpawnBiome(biome))
+            return [*begin, handlers.DoneOnDeath()]
+
+    specification = Specification(resolution=resolution)
+    specification.takes_commands = takes_commands
+    return specification

@@ -1,0 +1,194 @@
+"""MineStudio's `MinecraftSim` as a simulator: `--env.factory=minestudio`.
+
+It is used for what it knows of the engine. What it makes of an episode is put right here: an end is the engine's to
+tell and a termination, info is of this step and not of all before it, every world has a seed, and actions are not
+changed. Its engine is started by us (`engine.py` says why).
+
+Simulator side: NumPy, the standard library and MineStudio only, Python 3.8 syntax.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Dict, Union
+
+import numpy as np
+
+from minestudio_jax.envs import engine_info
+from minestudio_jax.envs.engine import Instance
+from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
+from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
+from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
+
+_JAR = ("build", "libs", "mcprec-6.13.jar")
+_MINERL = "minestudio.simulator.minerl.env"
+
+
+def make(
+    index: int,
+    seed: int,
+    task: Union[str, Mapping[str, Any]] = "",
+    *,
+    render_size: Sequence[int] = (640, 360),
+    preferred_spawn_biome: str = "",
+    inventory: Mapping[str, Any] | None = None,
+    num_empty_frames: int = 20,
+    camera_config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Mapping[str, Any]] = (),
+    record: Mapping[str, Any] | None = None,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    reset_timeout_s: float = 230.0,
+    step_timeout_s: float = 55.0,
+    **launch: Any,
+) -> MinecraftEnvironment:
+    """The factory behind `--env.factory=minestudio`; options come from env.options.
+
+    Args:
+      index, seed: as every factory's.
+      task: as a mapping, or a name that rewards nothing.
+      render_size: width and height that Minecraft draws; `env.resize` makes images smaller, as VPT does.
+      preferred_spawn_biome: that a world begins in, where the task names none; empty: any.
+      inventory: number of a slot -> {"type", "quantity"} that the player begins with, where no task says it.
+      num_empty_frames: ticks of doing nothing after a new world.
+      camera_config: fields of MineStudio's CameraConfig, for its callbacks; actions are VPT's, whatever it says.
+      callbacks: MineStudio's own, each {"path": "package.module:Class", "arguments": {...}}. They may press keys, run
+        commands and record; rewards and ends come from the task.
+      record: arguments of the callback Record, "folder" and "every"; None: no videos.
+      port, host: of an engine that runs already; 0: one is started.
+      reset_timeout_s, step_timeout_s: seconds that the engine may be silent; a little less than env.reset_deadline_s
+        and env.step_deadline_s, so that the failure tells why.
+      launch: fields of `engine.Launch`.
+    Raises:
+      MisconfiguredEnvironment: MineStudio, its engine, a program or an option is missing or wrong.
+      EnvironmentFailure: the engine does not start.
+    """
+    if num_empty_frames < 1:
+        raise MisconfiguredEnvironment(f"env.options: num_empty_frames={num_empty_frames} must be 1 at least")
+    manager, talk = _import(f"{_MINERL}.malmo").InstanceManager, _import(f"{_MINERL}._multiagent")
+    wanted = read_task(task)
+    biome = (wanted.biome if wanted is not None else "") or preferred_spawn_biome
+    jar = os.path.join(manager.MINECRAFT_DIR, *_JAR)
+    runtime = manager.RUNTIME_DIR if os.path.isdir(manager.RUNTIME_DIR) else ""
+    options = launch if port else {"template_dir": runtime, "heap_mib": 2048, **launch}
+    entry = _import("minestudio.simulator.entry")
+    arguments = {
+        "action_type": "env",
+        "obs_size": tuple(render_size),
+        "render_size": tuple(render_size),
+        "preferred_spawn_biome": biome or None,
+        "inventory": {int(slot): dict(stack) for slot, stack in (inventory or {}).items()},
+        "num_empty_frames": num_empty_frames,
+        "callbacks": [_callback(named) for named in callbacks],
+        "camera_config": None if camera_config is None else entry.CameraConfig(**camera_config),
+    }
+    entry.check_engine = lambda: (
+        None
+    )  # it asks the keyboard for leave to download the engine; Engine says what is missing
+    sim = entry.MinecraftSim(**arguments)
+    # As in minerl.py: one attempt, bounded, and no queue of those who reset.
+    talk.SOCKTIME, talk.MAX_WAIT, talk.MAX_RESETTING_ENV_COUNT = reset_timeout_s, int(reset_timeout_s), -1
+    _import(f"{_MINERL}.comms").retry_count = 1
+    playing = callbacks_of(wanted, seed, index, record, finds_biomes=True)
+    instance = open_instance(index, port, host, options, lambda: jar)
+    return make_environment(
+        instance, lambda: MineStudioSimulator(sim, instance, seed, reset_timeout_s, step_timeout_s), playing
+    )
+
+
+class MineStudioSimulator:
+    """A MinecraftSim under the contract of `minecraft.Simulator`.
+
+    Args:
+      sim: a MinecraftSim of action type "env" whose observations have the size that it renders.
+      instance: closed with the simulator.
+      seed: of the stream of worlds' seeds.
+      reset_timeout_s, step_timeout_s: seconds that the engine may be silent.
+    """
+
+    def __init__(self, sim: Any, instance: Instance, seed: int, reset_timeout_s: float, step_timeout_s: float) -> None:
+        width, height = sim.render_size
+        self.frame_shape = (int(height), int(width), 3)
+        self._sim, self._instance, self._seeds = sim, instance, WorldSeeds(seed)
+        self._reset_timeout_s, self._step_timeout_s = reset_timeout_s, step_timeout_s
+        sim.env.instances = [instance]
+
+    def reset(self, seed: int | None) -> Frame:
+        self._sim.env.seed(self._seeds.next(seed), seed_spaces=False)  # counts for the next world only
+        self._sim.info = {}
+        begin = time.monotonic()
+        try:
+            observation, info = self._sim.reset()
+        except Exception as error:
+            waited_s = time.monotonic() - begin
+            raise self._instance.failure("reset", error, waited_s, self._reset_timeout_s) from error
+        self._instance.client_socket.settimeout(self._step_timeout_s)
+        return self._frame(observation, info, time.monotonic() - begin)
+
+    def step(self, keys: Keys) -> Frame:
+        self._sim.info = {}  # it is added to otherwise, so that what was told once would seem to be told again
+        begin = time.monotonic()
+        try:
+            observation, _, _, _, info = self._sim.step(dict(keys))
+        except Exception as error:
+            waited_s = time.monotonic() - begin
+            raise self._instance.failure("step", error, waited_s, self._step_timeout_s) from error
+        return self._frame(observation, info, time.monotonic() - begin)
+
+    def close(self) -> None:
+        try:
+            self._sim.close()
+        finally:
+            self._instance.close()
+
+    def _frame(self, observation: Dict[str, Any], info: Dict[str, Any], waited_s: float) -> Frame:
+        if info.get("error"):  # the observation is drawn at random
+            raise self._instance.failure("step", info["error"], waited_s, self._step_timeout_s)
+        image = np.asarray(observation["image"])
+        if image.shape != self.frame_shape:
+            raise EnvironmentFailure(f"MinecraftSim gave a frame of {list(image.shape)}, asked was {self.frame_shape}")
+        told = _as_told(info)
+        state = engine_info.state(told)
+        # Whether the mission has ended is the engine's to say: callbacks of MineStudio call a time limit an end.
+        done = bool(self._sim.env.done) or not state.get("is_alive", True)
+        return Frame(image, done, engine_info.statistics(told), state)
+
+
+def _as_told(info: Mapping[str, Any]) -> Dict[str, Any]:
+    """MinecraftSim's info as the engine told it."""
+    told = dict(info)
+    place = told.pop("player_pos", {})
+    told.update({{"x": "xpos", "y": "ypos", "z": "zpos"}.get(name, name): value for name, value in place.items()})
+    told["inventory"] = [{"slot": slot, **stack} for slot, stack in info.get("inventory", {}).items()]
+    return told
+
+
+def _callback(named: Mapping[str, Any]) -> Any:
+    """One of MineStudio's callbacks, by import path."""
+    module, _, name = str(named.get("path", "")).partition(":")
+    if not name or not set(named) <= {"path", "arguments"}:
+        raise MisconfiguredEnvironment(
+            f"env.options: callbacks: {dict(named)} is not of the form "
+            '{"path": "minestudio.simulator.callbacks:SpeedTestCallback", "arguments": {"interval": 50}}'
+        )
+    return getattr(_import(module), name)(**named.get("arguments", {}))
+
+
+def _import(module: str) -> Any:
+    """A module of MineStudio; nothing of it is imported before a simulator is made.
+
+    Raises:
+      MisconfiguredEnvironment: it, or what it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        raise MisconfiguredEnvironment(
+            f"env.python is {sys.executable}, which has no package {missing!r}: there, pip install minestudio "
+            "(Python 3.10, JDK 8), or name another interpreter in env.python"
+        ) from error
