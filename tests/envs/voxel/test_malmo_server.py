@@ -257,7 +257,8 @@ def test_strangers_are_shown_out(caplog):
             assert client.receive() is None
         with socket.create_connection(("127.0.0.1", server.port), 10) as browser:
             browser.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert browser.recv(1) == b""
+            with suppress(ConnectionResetError):  # what it sent may not all have been read
+                assert browser.recv(1) == b""
         socket.create_connection(("127.0.0.1", server.port), 10).close()  # who only looks whether the port is open
         with begun(server.port) as client:
             assert client.step()[2] == 0
