@@ -22,9 +22,11 @@ from minestudio_jax.envs.callbacks.time_and_weather import TimeAndWeather
 from minestudio_jax.envs.callbacks.time_limit import TimeLimit
 from minestudio_jax.envs.callbacks.voxels import Voxels
 from minestudio_jax.envs.minecraft import Callback
+from minestudio_jax.envs.task_format import one_of
 from minestudio_jax.envs.tasks import CLIMB, GOAL_EVENTS, STRUCTURE, Task, events_of
 
 SETTLE_TICKS = 5  # after the last command
+_RECORD = ("folder", "every")
 
 
 def callbacks_for(
@@ -43,10 +45,10 @@ def callbacks_for(
       seed: of what the callbacks draw by chance.
       index: of the environment.
       finds_biomes: see FastReset.
-      record: keyword arguments of Record ("folder", "every"); None: no videos.
+      record: "folder" and "every" of Record; None: no videos.
       settle_ticks: that pass before the episode begins, so that what was commanded shows in the first frame.
     Raises:
-      ValueError: the task cannot be played in Minecraft; says why.
+      ValueError: the task cannot be played in Minecraft, or `record` is wrong; says why.
     """
     check_for_minecraft(task)
     random = Random(seed)
@@ -74,7 +76,11 @@ def callbacks_for(
     callbacks.append(TimeLimit(task.time_limit))
     callbacks.append(EpisodeInfo())
     if record is not None:
-        callbacks.append(Record(index=index, **record))
+        for key in record:
+            one_of(key, _RECORD, "record: key")
+        if "folder" not in record:
+            raise ValueError(f"record={dict(record)} does not say into which folder")
+        callbacks.append(Record(record["folder"], record.get("every", 1), index))
     return callbacks
 
 

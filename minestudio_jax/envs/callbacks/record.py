@@ -6,8 +6,9 @@ import json
 import logging
 import queue
 import threading
+import time
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from minestudio_jax.utils.video import VideoWriter
 
 TICKS_PER_S = 20
 _QUEUE_FRAMES = 200
-_LAST_WAIT_S = 10.0
+_LAST_WAIT_S = 5.0  # less than an instance has to close in good order
+_LOOK_AROUND_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Record(Callback):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._episode, self._steps, self._total = -1, 0, 0.0
         self._video: Optional[_Video] = None
+        self._finished: List[_Video] = []  # but for the encoding
 
     def after_reset(self, simulator: Simulator, outcome: Outcome) -> Outcome:
         self._finish({})
@@ -66,13 +69,17 @@ class Record(Callback):
         return outcome
 
     def close(self) -> None:
-        self._finish({}, wait_s=_LAST_WAIT_S)
+        self._finish({})
+        deadline = time.monotonic() + _LAST_WAIT_S
+        for video in self._finished:
+            video.wait(deadline - time.monotonic())
 
-    def _finish(self, told: Dict[str, Any], wait_s: float = 0.0) -> None:
+    def _finish(self, told: Dict[str, Any]) -> None:
         if self._video is not None:
-            video, self._video = self._video, None
             about = {"env": self._index, "episode": self._episode, "steps": self._steps, "return": self._total}
-            video.finish({**about, **told}, wait_s)
+            self._video.finish({**about, **told})
+            self._finished = [video for video in (*self._finished, self._video) if video.is_under_way]
+            self._video = None
 
 
 class _Video:
@@ -96,11 +103,18 @@ class _Video:
         """Takes a frame in; never waits."""
         self._put(np.array(frame[: self._height, : self._width]))
 
-    def finish(self, about: Dict[str, Any], wait_s: float) -> None:
-        """The video is complete; `about` is written beside it. Waits at most so long for the thread."""
+    @property
+    def is_under_way(self) -> bool:
+        """There is something left to encode."""
+        return self._thread.is_alive()
+
+    def finish(self, about: Dict[str, Any]) -> None:
+        """The video is complete; `about` is to be written beside it. Never waits."""
         self._put(about)
-        if wait_s:
-            self._thread.join(wait_s)
+
+    def wait(self, limit_s: float) -> None:
+        """Until it is encoded, at most so long."""
+        self._thread.join(max(limit_s, 0.0))
 
     def _put(self, item: Any) -> None:
         if self._given_up.is_set():
@@ -113,17 +127,24 @@ class _Video:
 
     def _encode(self) -> None:
         try:
-            with VideoWriter(self._path, TICKS_PER_S, self._height, self._width) as writer:
-                while not self._given_up.is_set():
-                    try:
-                        item = self._frames.get(timeout=1.0)
-                    except queue.Empty:
-                        continue
-                    if isinstance(item, dict):
-                        self._path.with_suffix(".json").write_text(json.dumps(item, default=float) + "\n")
-                        return
-                    writer.write(item)
+            about = self._encoded()
+            if about is not None:
+                self._path.with_suffix(".json").write_text(json.dumps(about, default=float) + "\n")
+                return
         except Exception:
             self._given_up.set()
             log.exception("%s is given up", self._path)
         self._path.unlink(missing_ok=True)  # half a video
+
+    def _encoded(self) -> Optional[Dict[str, Any]]:
+        """What is to be said of the video when it is complete; None if it is given up."""
+        with VideoWriter(self._path, TICKS_PER_S, self._height, self._width) as writer:
+            while not self._given_up.is_set():
+                try:
+                    item = self._frames.get(timeout=_LOOK_AROUND_S)
+                except queue.Empty:
+                    continue
+                if isinstance(item, dict):
+                    return item
+                writer.write(item)
+        return None

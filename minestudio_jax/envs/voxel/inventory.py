@@ -70,9 +70,9 @@ def drawn_inventory(stacks: Sequence[Stack], key: jax.Array) -> Inventory:
       key: of what is drawn.
     """
     named = {stack.slot for stack in stacks}
-    anywhere = jax.random.permutation(
-        jax.random.fold_in(key, 0), np.array([slot for slot in range(SLOTS) if str(slot) not in named], np.int32)
-    )
+    free = jnp.array([slot for slot in range(SLOTS) if str(slot) not in named], jnp.int32)
+    if ANY in named:
+        free = jax.random.permutation(jax.random.fold_in(key, 0), free)
     inventory = start_inventory({})
     order = sorted(stacks, key=lambda stack: (stack.slot == NEXT, stack.slot == ANY))
     for number, stack in enumerate(order):
@@ -82,7 +82,7 @@ def drawn_inventory(stacks: Sequence[Stack], key: jax.Array) -> Inventory:
         if stack.slot == NEXT:
             inventory, _ = add(inventory, item, count)
             continue
-        slot = anywhere[number] if stack.slot == ANY else int(stack.slot)
+        slot = free[number] if stack.slot == ANY else int(stack.slot)
         inventory = dataclasses.replace(
             inventory,
             item=inventory.item.at[slot].set(jnp.where(count > 0, item, items.NONE)),

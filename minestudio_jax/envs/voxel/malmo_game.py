@@ -11,6 +11,7 @@ from absl import logging
 
 from minestudio_jax.envs.actions import BUTTONS
 from minestudio_jax.envs.minecraft import Keys
+from minestudio_jax.envs.tasks import MobGroup
 from minestudio_jax.envs.voxel import command_verbs, commands, crafting, items, survival, terrain
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel.malmo_info import facts, info_of, voxels
@@ -100,7 +101,7 @@ class VoxelGame:
         own = {**self._overrides, **({"biome": biome} if biome else {}), "frame_skip": 1, "time_limit": _FOREVER}
         world = make(self._task, self._preset, "minerl", **own)
         # Places for mobs that are summoned, and crafting for clients that know its commands.
-        task = dataclasses.replace(world.task, crafting=True, mobs={**world.task.mobs, "none": SPARE_MOBS})
+        task = dataclasses.replace(world.task, crafting=True, mobs=(*world.task.mobs, MobGroup("none", SPARE_MOBS)))
         return dataclasses.replace(world, task=task)
 
 

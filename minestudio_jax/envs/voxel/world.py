@@ -116,8 +116,8 @@ class World:
         """A new world and a new episode in it."""
         task = self.task
         terrain_key, mob_key, key = jax.random.split(key, 3)
-        place = jax.random.randint(jax.random.fold_in(key, 1), (), 0, max(len(task.spawn), 1))
         if task.spawn:
+            place = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(task.spawn))
             terrain_key = _seeded(terrain_key, task, place)
         land = terrain.generate(terrain_key, self.settings)
         position = _spawned(land.position, task, place) if task.spawn else land.position
@@ -216,7 +216,7 @@ class World:
         return self._pressed(jnp.asarray(_KEY_TABLE)[buttons], turn, craft)
 
     def _pressed(self, keys: jax.Array, turn: jax.Array, craft: jax.Array) -> physics.Controls:
-        """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []; masked keys are never down."""
+        """From keys bool [10 + 9], turn float32 [2] in degrees and craft action int32 []; masked keys are let go."""
         ruled_out = self.task.mask or ()
         keys = keys & np.array([key not in ruled_out for key in (*_KEYS, *_HOTBAR)])
         turn = jnp.zeros_like(turn) if "camera" in ruled_out else turn

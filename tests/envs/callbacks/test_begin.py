@@ -144,10 +144,15 @@ def test_a_fast_reset_keeps_the_world_and_sends_the_player_elsewhere_as_new():
 
 def test_a_mission_that_has_ended_is_begun_anew_in_a_new_world():
     """D-49: a finished one is not stepped."""
-    simulator, env = kept()
+    ends = [True]
+
+    def react(simulator, keys):
+        simulator.done = keys is not None and ends.pop()
+
+    simulator, env = kept(react=react)
     env.reset(seed=3)
-    simulator.done = True
     assert env.step(NOTHING)[2]
+    simulator._react = lambda simulator, keys: None
     simulator.asked.clear()
     env.reset()
     assert simulator.asked == [("reset", None)]

@@ -11,9 +11,11 @@ import pytest
 
 from minestudio_jax.envs import actions
 from minestudio_jax.envs.callbacks import record
+from minestudio_jax.envs.callbacks.for_task import callbacks_for
 from minestudio_jax.envs.callbacks.record import Record
 from minestudio_jax.envs.callbacks.time_limit import TimeLimit
 from minestudio_jax.envs.minecraft import MinecraftEnvironment
+from minestudio_jax.utils.task_files import load_task
 from tests.envs.scripted_simulator import ScriptedSimulator
 
 NOTHING = {name: array[0] for name, array in actions.null_action().items()}
@@ -87,3 +89,9 @@ def test_an_interval_that_is_none_is_refused(tmp_path, every):
     """D-50: 0 divides nothing."""
     with pytest.raises(ValueError, match=r"record: every=.* must be a number of episodes"):
         Record(str(tmp_path), every)
+
+
+@pytest.mark.parametrize(("given", "says"), [({"foldr": "x"}, "did you mean 'folder'"), ({"every": 2}, "which folder")])
+def test_what_is_said_of_it_wrongly_is_answered(given, says):
+    with pytest.raises(ValueError, match=says):
+        callbacks_for(load_task("chop_tree"), record=given)
