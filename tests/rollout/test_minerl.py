@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import actions
+from minestudio_jax.envs.callbacks.for_task import SETTLE_TICKS
 from minestudio_jax.envs.resize import resize_bilinear
 from minestudio_jax.envs.tasks import MobGroup, RewardTerm, Stack, Task, task_to_dict
 from minestudio_jax.rollout.env_worker import PermanentEnvironmentFailure
@@ -72,13 +73,17 @@ def test_frames_are_right_side_up_and_worlds_have_seeds(play, diary):
 
 
 def test_a_run_of_the_same_seed_has_the_same_worlds(play, diary):
+    counts = [0]
     for _ in range(2):
         pool = play({"episode": 1})
         for _ in range(3):
             act(pool, pool.recv(20.0))
         pool.recv(20.0)
         pool.close()
-    assert seeds(diary)[:3] == seeds(diary)[-3:]
+        counts.append(len(seeds(diary)))
+    first, second = (seeds(diary)[begin : begin + 4] for begin in counts[:2])
+    assert first == second
+    assert len(set(first)) == 4
 
 
 def test_frames_of_full_size_are_resized_as_vpt_does(play, diary):
@@ -90,9 +95,9 @@ def test_frames_of_full_size_are_resized_as_vpt_does(play, diary):
 
 @pytest.mark.parametrize("end", ["death", "mission"])
 def test_an_episode_of_a_task_is_rewarded_and_ends(play, diary, end):
-    """Every tick of attack is a log; the engine ends the third episode."""
+    """Every tick of attack is a log; the engine ends the episode in its fourth step."""
     task = Task("chop", "Chop.", (LOGS,), time_limit=50, biome="forest", inventory=(Stack(("iron_axe",), slot="0"),))
-    pool = play({"episode": 4, "end": end}, task=task_to_dict(task), commands=False)
+    pool = play({"episode": SETTLE_TICKS + 4, "end": end}, task=task_to_dict(task), commands=False)
     rewards = []
     for number in range(5):
         steps = pool.recv(20.0)
@@ -111,8 +116,10 @@ def test_a_time_limit_truncates_and_its_last_observation_is_kept(play, diary):
         act(pool, pool.recv(20.0))
     steps = pool.recv(20.0)
     assert (steps.terminated.tolist(), steps.truncated.tolist()) == ([False], [True])
-    np.testing.assert_array_equal(steps.final_obs[0]["image"], frame(0, 2, seeds(diary)[0], HEIGHT, WIDTH))
-    np.testing.assert_array_equal(steps.obs[0]["image"], frame(1, 0, seeds(diary)[1], HEIGHT, WIDTH))
+    np.testing.assert_array_equal(
+        steps.final_obs[0]["image"], frame(0, SETTLE_TICKS + 2, seeds(diary)[0], HEIGHT, WIDTH)
+    )
+    np.testing.assert_array_equal(steps.obs[0]["image"], frame(1, SETTLE_TICKS, seeds(diary)[1], HEIGHT, WIDTH))
 
 
 def test_commands_are_sent_to_an_engine_that_takes_them(play, diary):
