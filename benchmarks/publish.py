@@ -1,6 +1,6 @@
 """How long a policy version takes from the learner to the workers, and whom it holds up.
 
-    python benchmarks/publish.py [--parameters=1m,71m,248m] [--repetitions=7]
+    python benchmarks/publish.py [--parameters=1m,71m,248m] [--ways=memory,bfloat16,object_store,minestudio]
 
 Two workers are real Ray actors that act all the time (a small jitted function of the parameters, then a millisecond of
 sleep) while versions are read beside it. In turns, so that all have the same machine:
@@ -13,7 +13,8 @@ sleep) while versions are read beside it. In turns, so that all have the same ma
 The time is from the end of an update to the first action of the later of the two workers. "learner" is the time for
 which the learner's thread is held up: handing over, and dispatching the next update, which takes over the parameters'
 memory. "gap" is the longest time between two actions of a worker from one version to the next; "at rest" is the same
-while nothing is published, for as long.
+while nothing is published, for as long. All ways of 248 million parameters together take more than 24 GiB of memory:
+give them one at a time.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer.publisher import ParamPublisher, Publication
 from minestudio_jax.utils.memory_folder import MemoryFolder
 
+WAYS = ("memory", "bfloat16", "object_store", "minestudio")
 WORKERS = 2
 DEADLINE_S = 120.0
 
@@ -60,13 +62,14 @@ def policy_of(size: str) -> Policy:
 class Worker:
     """Acts without a pause with the newest parameters, as a rollout worker does; nothing comes of it."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(self, size: str, ways: Sequence[str]) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         policy = policy_of(size)
         abstract = jax.eval_shape(policy.init, jax.random.key(0))
         _, prepare = policy.for_cpu()
         self._prepare = jax.jit(prepare)
-        self._state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+        if "minestudio" in ways:
+            self._state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
         self._loader = PolicyLoader(abstract, self._set, self._fail)
         self._act = jax.jit(lambda leaf, x: x @ x + leaf.ravel()[0])
         self._policy: tuple[int, Any] = (-1, np.zeros(1, np.float32))
@@ -126,24 +129,27 @@ class Worker:
 class Learner:
     """Parameters that an update changes in place, and the ways in which they are published."""
 
-    def __init__(self, policy: Policy, workers: list[Any], folder: Path) -> None:
+    def __init__(self, policy: Policy, workers: list[Any], folder: Path, ways: Sequence[str]) -> None:
         self.workers = workers
         self.version = 0
         self.params = jax.block_until_ready(jax.jit(policy.init)(jax.random.key(0)))
         self._update = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
         self._held: list[Any] = []
+        publications = {
+            "memory": Publication(folder / "a", self._tell),
+            "bfloat16": Publication(folder / "b", self._tell, "bfloat16"),
+            "object_store": Publication(folder / "c", lambda version, path: self._tell(version, pack(path))),
+        }
         self._publishers = {
-            "memory": ParamPublisher(folder / "kept", Publication(folder / "a", self._tell)),
-            "memory, bfloat16": ParamPublisher(folder / "kept", Publication(folder / "b", self._tell, "bfloat16")),
-            "object store": ParamPublisher(
-                folder / "kept", Publication(folder / "c", lambda version, path: self._tell(version, pack(path)))
-            ),
+            way: ParamPublisher(folder / "kept", publication)
+            for way, publication in publications.items()
+            if way in ways
         }
         self.ways: dict[str, Callable[[], None]] = {
-            name: lambda p=publisher: p.publish(self.version, self.params)
-            for name, publisher in self._publishers.items()
+            way: lambda p=publisher: p.publish(self.version, self.params) for way, publisher in self._publishers.items()
         }
-        self.ways["MineStudio's"] = self._put
+        if "minestudio" in ways:
+            self.ways["minestudio"] = self._put
 
     def publish(self, way: str) -> tuple[float, float, float]:
         """One version; seconds until both act with it, seconds that the learner is held up, longest gap."""
@@ -192,15 +198,15 @@ class Learner:
             worker.load_state_dict.remote(self.version, [reference])
 
 
-def measure(size: str, repetitions: int) -> None:
+def measure(size: str, ways: Sequence[str], repetitions: int) -> None:
     policy = policy_of(size)
     leaves = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
     count = sum(leaf.size for leaf in leaves)
     variables = {"JAX_PLATFORMS": "cpu", **HEAP_VARIABLES}
     actor = ray.remote(Worker).options(num_cpus=0, max_concurrency=4, runtime_env={"env_vars": variables})
     folder = MemoryFolder()
-    workers = [actor.remote(size) for _ in range(WORKERS)]
-    learner = Learner(policy, workers, folder.path)
+    workers = [actor.remote(size, ways) for _ in range(WORKERS)]
+    learner = Learner(policy, workers, folder.path, ways)
     try:
         results: dict[str, list[tuple[float, float, float]]] = {way: [] for way in learner.ways}
         copies: list[float] = []
@@ -238,13 +244,17 @@ def _milliseconds(seconds: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", default="1m,71m,248m", help="sizes, separated by commas")
+    parser.add_argument("--ways", default=",".join(WAYS), help="separated by commas")
     parser.add_argument("--repetitions", type=int, default=7)
     arguments = parser.parse_args()
+    ways = arguments.ways.split(",")
+    if unknown := set(ways) - set(WAYS):
+        parser.error(f"--ways: there is no {', '.join(unknown)}; known are {', '.join(WAYS)}")
     jnp.zeros(1).block_until_ready()
     ray_cluster.start_ray(Config(rollout=RolloutConfig(num_cpus_per_worker=0)))
     try:
         for size in arguments.parameters.split(","):
-            measure(size, arguments.repetitions)
+            measure(size, ways, arguments.repetitions)
     finally:
         ray_cluster.stop_ray()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from importlib import metadata
 from typing import Any, Dict, List, Optional
@@ -30,6 +31,9 @@ def package(name: str) -> Optional[Dict[str, Any]]:
 
 
 def main(names: List[str]) -> None:
+    # Python puts this file's own folder first, which holds modules named like the simulators they adapt.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
     answer = {"version": list(sys.version_info[:3]), "packages": {name: package(name) for name in names}}
     print(json.dumps(answer))
 

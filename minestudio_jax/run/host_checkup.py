@@ -94,7 +94,9 @@ def _disk(run_dir: Path) -> Iterator[Finding]:
 
 def _shared_memory() -> Iterator[Finding]:
     if not _SHARED_MEMORY.is_dir():
-        yield bad("shared memory", f"there is no {_SHARED_MEMORY}", "observations and fragments lie there: mount a tmpfs")
+        yield bad(
+            "shared memory", f"there is no {_SHARED_MEMORY}", "observations and fragments lie there: mount a tmpfs"
+        )
         return
     free = shutil.disk_usage(_SHARED_MEMORY).free
     sentence = f"{free / _GIB:.1f} GiB are free in {_SHARED_MEMORY}"

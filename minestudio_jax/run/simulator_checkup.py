@@ -124,7 +124,11 @@ def _check_packages(interpreter: str, simulator: Simulator, probed: Mapping[str,
         yield good("simulator", f"{simulator.name} {packages[simulator.name]['version']}")
     numpy = packages["numpy"]
     if numpy is None:
-        yield bad("NumPy", f"{interpreter} has none", "pip install 'numpy<1.24'" if simulator.old_numpy else "pip install numpy")
+        yield bad(
+            "NumPy",
+            f"{interpreter} has none",
+            "pip install 'numpy<1.24'" if simulator.old_numpy else "pip install numpy",
+        )
     elif simulator.old_numpy and _numbers(numpy["version"]) >= _NUMPY_BELOW:
         yield bad("NumPy", f"it is {numpy['version']}, MineRL needs one below 1.24", "pip install 'numpy<1.24' there")
     else:

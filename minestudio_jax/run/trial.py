@@ -30,9 +30,7 @@ def try_environment(config: Config, frame_path: Path) -> Iterator[Finding]:
       frame_path: where the last frame is saved.
     """
     rollout = dataclasses.replace(config.rollout, num_envs=1, inference_batch_size=1)
-    config = dataclasses.replace(
-        config, rollout=rollout, env=dataclasses.replace(config.env, max_failures_per_hour=0)
-    )
+    config = dataclasses.replace(config, rollout=rollout, env=dataclasses.replace(config.env, max_failures_per_hour=0))
     with tempfile.TemporaryDirectory(prefix="minestudio_jax-doctor-") as folder:
         began = time.monotonic()
         pool: EnvPool | None = None
@@ -57,7 +55,9 @@ def _play(pool: EnvPool, config: Config, began: float, frame_path: Path) -> Iter
         pool.send(action, steps.env_id)
         steps = _receive(pool, env.step_deadline_s + env.reset_deadline_s)
     seconds = time.monotonic() - began
-    yield good("trial", f"{STEPS} random steps took {seconds:.1f} s: {STEPS / seconds:.1f} steps/s, alone and without a policy")
+    yield good(
+        "trial", f"{STEPS} random steps took {seconds:.1f} s: {STEPS / seconds:.1f} steps/s, alone and without a policy"
+    )
     image = steps.obs[0].get("image")
     if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         return
@@ -69,7 +69,9 @@ def _play(pool: EnvPool, config: Config, began: float, frame_path: Path) -> Iter
             "the display draws nothing: see the findings on the display, and docs/minecraft.md",
         )
     else:
-        yield good("frame", f"the last frame, {image.shape[0]} x {image.shape[1]}, is saved as {frame_path}: look at it")
+        yield good(
+            "frame", f"the last frame, {image.shape[0]} x {image.shape[1]}, is saved as {frame_path}: look at it"
+        )
 
 
 def _receive(pool: EnvPool, deadline_s: float) -> EnvironmentSteps:

@@ -62,7 +62,13 @@ def test_what_minecraft_lacks_here_is_named_and_nothing_is_started(tmp_path):
     """An interpreter that has neither MineRL nor an old NumPy, and a Java that is too new."""
     fake_program(tmp_path / "bin", "java", """echo 'openjdk version "17.0.15" 2025-04-15' >&2""")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    arguments = ("--env.factory=minerl", "--env.task=chop_tree", "--rollout.num_envs=1", f"--run.dir={tmp_path / 'run'}")
+    arguments = (
+        "--env.factory=minerl",
+        "--env.task=chop_tree",
+        "--rollout.num_envs=1",
+        "--rollout.inference_batch_size=1",
+        f"--run.dir={tmp_path / 'run'}",
+    )
     program = Program("doctor", *arguments, environment={"PATH": path}, optimized=False)
     assert program.wait() == 1, program.stdout + program.stderr
     for words in (
@@ -79,7 +85,12 @@ def test_what_minecraft_lacks_here_is_named_and_nothing_is_started(tmp_path):
 
 def test_an_environment_that_does_not_start_is_told_with_its_log(tmp_path):
     (tmp_path / "broken.py").write_text("def make(index, seed):\n    raise RuntimeError('no such device')\n")
-    arguments = ("--env.factory=broken:make", "--rollout.num_envs=1", f"--run.dir={tmp_path / 'run'}")
+    arguments = (
+        "--env.factory=broken:make",
+        "--rollout.num_envs=1",
+        "--rollout.inference_batch_size=1",
+        f"--run.dir={tmp_path / 'run'}",
+    )
     program = Program("doctor", *arguments, cwd=tmp_path, optimized=False)
     assert program.wait() == 1, program.stdout + program.stderr
     assert "!!  trial: " in program.stdout
@@ -100,7 +111,10 @@ def test_java_is_asked_for_its_version(tmp_path, monkeypatch, version, verdict):
 
 def test_old_minerl_is_told_apart_and_missing_packages_are_listed(monkeypatch):
     packages = {name: {"version": "1", "folder": ""} for name in ("numpy", *SIMULATORS["minerl"].packages)}
-    probed = {"version": [3, 9, 1], "packages": {**packages, "minerl": {"version": "0.4.4", "folder": ""}, "lxml": None}}
+    probed = {
+        "version": [3, 9, 1],
+        "packages": {**packages, "minerl": {"version": "0.4.4", "folder": ""}, "lxml": None},
+    }
     monkeypatch.setattr(simulator_checkup, "_probe", lambda interpreter, names: probed)
     env = EnvConfig(factory="minerl", options={"port": 9000})
     found = by_subject(check_simulator(env, SIMULATORS["minerl"]))
