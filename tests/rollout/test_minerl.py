@@ -28,8 +28,9 @@ LOGS = RewardTerm("log", "mine_block", ("oak_log",), 1.0)
 
 
 @pytest.fixture
-def play(make_pool, client_python, tmp_path):
+def play(make_pool, client_python, tmp_path, monkeypatch):
     """A pool of MineRL environments whose engines are scripted; `engine` are arguments of the stand-in's program."""
+    monkeypatch.setenv("MINESTUDIO_DIR", str(tmp_path / "minestudio"))  # the client keeps a database there
 
     def start(engine: dict[str, Any] | None = None, num_envs: int = 1, **options: Any) -> Any:
         settings = {"client": "minestudio", "resolution": [WIDTH, HEIGHT], "display": "minerl_headless"}
