@@ -23,6 +23,7 @@ from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environme
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
 from minestudio_jax.envs.minerl_client import Client, be_patient, find_client
 from minestudio_jax.envs.start_inventory import drawn_inventory, without_commands
+from minestudio_jax.envs.tasks import Stack
 
 
 def make(
@@ -61,7 +62,7 @@ def make(
     """
     parts, wanted = find_client(client), read_task(task)
     takes_commands = client == "minestudio" if commands is None else commands
-    stacks = ()
+    stacks: Tuple[Stack, ...] = ()
     if wanted is not None:
         biome = wanted.biome or biome
         if not takes_commands:

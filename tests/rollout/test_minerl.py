@@ -28,8 +28,9 @@ LOGS = RewardTerm("log", "mine_block", ("oak_log",), 1.0)
 
 
 @pytest.fixture
-def play(make_pool, client_python, tmp_path):
+def play(make_pool, client_python, tmp_path, monkeypatch):
     """A pool of MineRL environments whose engines are scripted; `engine` are arguments of the stand-in's program."""
+    monkeypatch.setenv("MINESTUDIO_DIR", str(tmp_path / "minestudio"))  # the client keeps a database there
 
     def start(engine: dict[str, Any] | None = None, num_envs: int = 1, **options: Any) -> Any:
         settings = {"client": "minestudio", "resolution": [WIDTH, HEIGHT], "display": "minerl_headless"}
@@ -60,7 +61,7 @@ def seeds(diary):
 
 
 def test_frames_are_right_side_up_and_worlds_have_seeds(play, diary):
-    pool = play({"episode": 3, "end": "mission"})
+    pool = play({"episode": 3, "end": "mission", "chatter": 20})  # more than a pipe holds, if nobody read it
     for number in range(9):
         steps = pool.recv(20.0)
         episode, step = divmod(number, 3)
@@ -173,7 +174,7 @@ def test_slow_missions_are_waited_for_and_too_slow_ones_are_failures(play, diary
     pool = play({"fault": "slow_start", "fault_s": 0.5})
     assert pool.recv(20.0).first.tolist() == [True]
     pool.close()
-    pool = play({"fault": "slow_start", "fault_s": 60.0}, reset_timeout_s=0.5, max_failures_per_hour=1)
+    pool = play({"fault": "slow_start", "fault_s": 60.0}, reset_timeout_s=0.5, max_failures_per_hour=0)
     with pytest.raises(Exception, match=r"the engine broke in a reset after 0\.\d s"):
         pool.recv(20.0)
 
@@ -201,7 +202,7 @@ def test_a_planned_replacement_closes_the_engine_and_removes_its_folder(play, di
     assert not (is_alive(first.pid))
     assert not (is_alive(first.child))
     assert not (first.folder.exists())
-    assert first.port == second.port
+    assert is_alive(second.pid)
     pool.close()
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -223,9 +224,7 @@ def test_an_engine_that_runs_already_is_played_and_left(play, tmp_path, diary):
 
 def test_ten_thousand_steps_and_not_one_that_was_not(play, diary):
     """Two environments of which one breaks every 1,500 steps; every frame that is received is the one that is due."""
-    pool = play(
-        {"episode": 250, "exit_at": 0, "fault": "error", "fault_after": 1500, "chatter": 1}, 2, resolution=[16, 9]
-    )
+    pool = play({"episode": 250, "fault": "error", "fault_after": 1500}, 2, resolution=[16, 9])
     due, received, failed = [(0, 0), (0, 0)], 0, 0
     while received < 10_000:
         steps = pool.recv(30.0)

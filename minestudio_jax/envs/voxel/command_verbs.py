@@ -57,9 +57,9 @@ def give(arguments: list[str]) -> Command:
 
 
 def replaceitem(arguments: list[str]) -> Command:
-    words.check_number("replaceitem entity <player> <slot> <item> [<count>]", arguments, 4, 5)
-    if arguments[0] != "entity":
+    if arguments[:1] == ["block"]:
         raise CommandError("only the player has slots: replaceitem entity")
+    words.check_number("replaceitem entity <player> <slot> <item> [<count>]", arguments, 4, 5)
     words.check_player(arguments[1])
     slot, item, count = words.slot(arguments[2]), words.item(arguments[3]), words.count([*arguments, "1"][4])
     if item != items.NONE and count > items.STACK[item]:
