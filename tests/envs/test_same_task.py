@@ -28,19 +28,18 @@ def script(*parts):
     return played
 
 
-# Task -> what is played, and what must have been paid in the end for the comparison to mean something.
+# Task -> its time limit, what is played, and what must have been paid in the end for the comparison to mean something.
 PLAYED = {
-    "collect_dirt": (script((6, (), 10, 0), (60, ("attack",), 0, 0)), {"dirt"}),
-    "build_pillar": (script((10, (), 10, 0), (90, ("jump", "use"), 0, 0)), {"height"}),
-    "combat_zombie": (script((400, ("attack",), 0, 5.8)), {"death"}),
+    "collect_dirt": (50, script((6, (), 10, 0), (44, ("attack",), 0, 0)), {"dirt"}),
+    "build_pillar": (100, script((10, (), 10, 0), (90, ("jump", "use"), 0, 0)), {"height"}),
+    "combat_zombie": (350, script((350, ("attack",), 0, 5.8)), {"death"}),
 }
 
 
 @pytest.fixture(scope="module", params=PLAYED)
 def both(request):
     """Steps of one episode, (reward, terminated, truncated, info), in the embedded world and through callbacks."""
-    actions_played, pays = PLAYED[request.param]
-    limit = 100 if request.param != "combat_zombie" else 350
+    limit, actions_played, pays = PLAYED[request.param]
     task = dataclasses.replace(load_task(request.param), time_limit=limit, fast_reset=None)
     world = voxel.make(task, "vanilla", "minerl", **SMALL)
     reset, step = jax.jit(world.reset), jax.jit(world.step)

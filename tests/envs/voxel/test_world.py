@@ -317,13 +317,14 @@ def test_a_masked_key_is_never_down_and_the_choices_that_press_it_are_said_not_t
     free = voxel.make(task_of(), **SMALL)
     assert free.action_masks == {}
     assert voxel.make(task_of(mask=[]), **SMALL).action_masks["choice"].all()
-    state = free.reset(jax.random.key(0))
+    state = jax.jit(free.reset)(jax.random.key(0))
     both = choose(free, "forward and attack")
-    forward, _ = jax.jit(free.step)(state, choose(free, "forward"))
-    masked, _ = jax.jit(discrete.step)(state, both)
+    step = jax.jit(discrete.step)
+    forward, _ = step(state, choose(free, "forward"))
+    masked, _ = step(state, both)
     np.testing.assert_array_equal(masked.player.position, forward.player.position)
     assert not masked.hands.attack_was_down
-    turned, _ = jax.jit(discrete.step)(state, choose(free, "turn left"))
+    turned, _ = step(state, choose(free, "turn left"))
     assert float(turned.player.yaw) == float(state.player.yaw)
     vpt = voxel.make(task_of(mask=["attack"]), action_set="vpt", **SMALL)
     assert set(vpt.action_masks) == set(vpt.action_spec)
