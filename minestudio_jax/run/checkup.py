@@ -27,7 +27,7 @@ def examine(config: Config, frame_path: Path | None) -> bool:
     """
     simulator = simulator_of(config.env)
     if simulator is not None:
-        instance_bytes = simulator.instance_bytes
+        instance_bytes = simulator.instance_bytes(config.env)
     else:
         instance_bytes = _FACTORY_BYTES if config.env.factory else _EMBEDDED_BYTES
     findings: Iterator[Finding] = check_host(config, instance_bytes)

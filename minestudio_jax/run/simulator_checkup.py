@@ -24,6 +24,7 @@ _DEADLINE_S = 60.0
 _PROBE = Path(__file__).parents[1] / "envs" / "probe.py"
 _DOCS = "docs/minecraft.md has every step"
 _NUMPY_BELOW = (1, 24)
+_BESIDE_HEAP_MIB = 512  # that the game's process takes besides its heap
 _JAR = Path("build", "libs", "mcprec-6.13.jar")
 
 
@@ -35,39 +36,42 @@ class Simulator:
       name: of its Python package.
       install: how one gets it.
       packages: that it cannot do without, besides NumPy.
-      instance_bytes: memory of one instance with its Python half.
+      heap_mib: of the game, unless env.options say something else.
+      python_bytes: of the process that talks to the game.
       old_numpy: it needs NumPy below 1.24.
     """
 
     name: str
     install: str
     packages: tuple[str, ...]
-    instance_bytes: int
+    heap_mib: int
+    python_bytes: int
     old_numpy: bool
 
+    def instance_bytes(self, env: EnvConfig) -> int:
+        """Memory of one instance: Java's heap, what Java takes besides, and Python."""
+        heap_mib = env.options.get("heap_mib", self.heap_mib)
+        java = 0 if "port" in env.options else (heap_mib + _BESIDE_HEAP_MIB) * 2**20
+        return int(java) + self.python_bytes
 
+
+_CLIENT = ("gym", "cv2", "lxml", "jinja2", "xmltodict", "psutil", "Pyro4", "daemoniker")
+_MINESTUDIO = "pip install minestudio, then python -m minestudio.simulator.entry -y, which fetches the game"
 SIMULATORS: Mapping[str, Simulator] = {
     "minerl": Simulator(
-        "minerl",
-        "pip install git+https://github.com/minerllabs/minerl@v1.0.2",
-        ("gym", "lxml", "jinja2", "xmltodict", "psutil"),
-        4 * _GIB,
-        old_numpy=True,
+        "minerl", "pip install git+https://github.com/minerllabs/minerl@v1.0.2", _CLIENT, 4096, _GIB // 4, True
     ),
-    "minestudio": Simulator(
-        "minestudio",
-        "pip install minestudio, then python -m minestudio.simulator.entry -y, which fetches the game",
-        ("torch", "cv2", "gymnasium", "lxml", "jinja2", "xmltodict", "psutil"),
-        3 * _GIB,
-        old_numpy=False,
-    ),
+    "minestudio": Simulator("minestudio", _MINESTUDIO, (*_CLIENT, "torch", "gymnasium"), 2048, 3 * _GIB // 4, False),
 }
+_MINESTUDIOS_CLIENT = Simulator("minestudio", _MINESTUDIO, _CLIENT, 4096, _GIB // 4, False)
 
 
 def simulator_of(env: EnvConfig) -> Simulator | None:
     """The simulator behind env.factory, if it is one of Minecraft's."""
-    module = env.factory.partition(":")[0]
-    return SIMULATORS.get(module.rsplit(".", 1)[-1])
+    name = env.factory.partition(":")[0].rsplit(".", 1)[-1]
+    if name == "minerl" and env.options.get("client") == "minestudio":
+        return _MINESTUDIOS_CLIENT
+    return SIMULATORS.get(name)
 
 
 def check_simulator(env: EnvConfig, simulator: Simulator) -> Iterator[Finding]:

@@ -137,6 +137,16 @@ def test_simulators_are_known_by_their_factories():
         assert simulator_of(EnvConfig(factory=factory)) is SIMULATORS["minerl"]
     assert simulator_of(EnvConfig(factory="my.own:make")) is None
     assert simulator_of(EnvConfig()) is None
+    client = simulator_of(EnvConfig(factory="minerl", options={"client": "minestudio"}))
+    assert client.name == "minestudio"
+    assert "torch" not in client.packages
+
+
+def test_an_instances_memory_follows_its_heap():
+    simulator = SIMULATORS["minerl"]
+    assert simulator.instance_bytes(EnvConfig()) == 4 * _GIB + _GIB // 2 + _GIB // 4
+    assert simulator.instance_bytes(EnvConfig(options={"heap_mib": 1024})) == _GIB + _GIB // 2 + _GIB // 4
+    assert simulator.instance_bytes(EnvConfig(options={"port": 9000})) == _GIB // 4
 
 
 def test_too_many_instances_for_the_memory_are_refused_with_how_many_fit(monkeypatch, tmp_path):
