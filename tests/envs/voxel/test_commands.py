@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import voxel
-from minestudio_jax.envs.tasks import RewardTerm, Task
+from minestudio_jax.envs.tasks import task_from_dict
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import commands, items, mobs
 from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.statistics import CUSTOM
 
-TASK = Task("test", "", (RewardTerm("log", "mine_block", ("oak_log",), 1.0),), mobs={"cow": 1})
+REWARD = {"name": "log", "event": "mine_block", "objects": ["oak_log"], "reward": 1.0}
+TASK = task_from_dict({"name": "test", "text": "", "reward": [REWARD], "mobs": {"cow": 1}}, "test")
 WORLD = voxel.make(TASK, "vanilla", "minerl", size=24, height=20, hills=0, tree_chance=0.0)
 GROUND = WORLD.settings.ground
 
