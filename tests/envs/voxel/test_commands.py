@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import voxel
-from minestudio_jax.envs.tasks import task_from_dict
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import commands, items, mobs
 from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.statistics import CUSTOM
 
-REWARD = {"name": "log", "event": "mine_block", "objects": ["oak_log"], "reward": 1.0}
-TASK = task_from_dict({"name": "test", "text": "", "reward": [REWARD], "mobs": {"cow": 1}}, "test")
-WORLD = voxel.make(TASK, "vanilla", "minerl", size=24, height=20, hills=0, tree_chance=0.0)
+WORLD = voxel.make("hunt_cow", "vanilla", "minerl", size=24, height=20, hills=0, tree_chance=0.0)
 GROUND = WORLD.settings.ground
 
 
 @pytest.fixture(scope="module")
 def start():
     state = jax.jit(WORLD.reset)(jax.random.key(3))
-    return commands.with_mob_slots(commands.execute(state, WORLD.settings, "/tp 10.5 7 12.5 0 0"), 2)
+    state = dataclasses.replace(state, mobs=jax.tree.map(lambda a: a[:1], state.mobs))  # one cow is enough
+    return commands.with_mob_slots(after(state, "/clear", "/tp 10.5 7 12.5 0 0"), 2)
 
 
 def after(state, *texts):
