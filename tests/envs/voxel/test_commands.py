@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import voxel
+from minestudio_jax.envs.tasks import RewardTerm, Task
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import commands, items, mobs
 from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.statistics import CUSTOM
 
-WORLD = voxel.make("hunt_cow", "vanilla", "minerl", size=24, height=20, hills=0, tree_chance=0.0)
+TASK = Task("test", "", (RewardTerm("log", "mine_block", ("oak_log",), 1.0),), mobs={"cow": 1})
+WORLD = voxel.make(TASK, "vanilla", "minerl", size=24, height=20, hills=0, tree_chance=0.0)
 GROUND = WORLD.settings.ground
 
 
 @pytest.fixture(scope="module")
 def start():
     state = jax.jit(WORLD.reset)(jax.random.key(3))
-    state = dataclasses.replace(state, mobs=jax.tree.map(lambda a: a[:1], state.mobs))  # one cow is enough
-    return commands.with_mob_slots(after(state, "/clear", "/tp 10.5 7 12.5 0 0"), 2)
+    return commands.with_mob_slots(commands.execute(state, WORLD.settings, "/tp 10.5 7 12.5 0 0"), 2)
 
 
 def after(state, *texts):
