@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -45,12 +46,12 @@ def main(argv: Sequence[str]) -> int:
             return _STOPPED
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}")
+        given: dict[str, Any] = {name: values[name].value for name in values}
         from minestudio_jax.envs.voxel.malmo_game import VoxelGame
 
-        game = VoxelGame(values["task"].value, values["preset"].value)
-        fault = Fault(values["fault"].value, values["fault_after"].value, values["fault_s"].value)
-        size = (values["height"].value, values["width"].value)
-        return run(game, values["port"].value, values["host"].value, size, fault)
+        game = VoxelGame(given["task"], given["preset"])
+        fault = Fault(given["fault"], given["fault_after"], given["fault_s"])
+        return run(game, given["port"], given["host"], (given["height"], given["width"]), fault)
     except (flags.Error, ValueError) as error:
         print(f"serve_voxel: error: {' '.join(str(error).split())}", file=sys.stderr)
         return _USAGE

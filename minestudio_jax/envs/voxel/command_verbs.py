@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,9 +57,9 @@ def give(arguments: list[str]) -> Command:
 
 
 def replaceitem(arguments: list[str]) -> Command:
-    words.check_number("replaceitem entity <player> <slot> <item> [<count>]", arguments, 4, 5)
-    if arguments[0] != "entity":
+    if arguments[:1] == ["block"]:
         raise CommandError("only the player has slots: replaceitem entity")
+    words.check_number("replaceitem entity <player> <slot> <item> [<count>]", arguments, 4, 5)
     words.check_player(arguments[1])
     slot, item, count = words.slot(arguments[2]), words.item(arguments[3]), words.count([*arguments, "1"][4])
     if item != items.NONE and count > items.STACK[item]:
@@ -143,7 +143,7 @@ def teleportbiome(arguments: list[str]) -> Command:
         if biome != settings.biome:
             raise CommandError(f"teleportbiome {biome}: this world was made for the biome {settings.biome!r}")
         land_key, key = jax.random.split(jax.random.wrap_key_data(state.key))
-        land = terrain.generate(land_key, settings)
+        land = _new_land(land_key, settings)
         moved = dataclasses.replace(
             state,
             blocks=land.blocks,
@@ -157,6 +157,10 @@ def teleportbiome(arguments: list[str]) -> Command:
         return _at(moved, settings, land.position, land.yaw, jnp.float32(settings.spawn_pitch))
 
     return Command(apply)
+
+
+# Compiled, because outside of a compiled program each of its many small steps would be.
+_new_land = jax.jit(terrain.generate, static_argnums=1)
 
 
 def time(arguments: list[str]) -> Command:
@@ -255,7 +259,7 @@ def summon(arguments: list[str]) -> Command:
         if not free.shape[0] or not (isinstance(free, jax.core.Tracer) or free.any()):
             raise CommandError(f"summon {arguments[0]}: all {free.shape[0]} places for mobs are taken")
         slot = free & (jnp.arange(free.shape[0]) == jnp.argmax(free))
-        new = {
+        new: dict[str, Any] = {
             "kind": kind,
             "position": _within_walls(words.point(state.player, where), settings),
             "health": creatures.KINDS[kind].health,

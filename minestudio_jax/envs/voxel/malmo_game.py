@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -127,7 +128,7 @@ def _risen(state: State) -> State:
     """The player after /kill as after Minecraft's respawn: at his first place, healthy, with nothing."""
     inventory = dataclasses.replace(inv.start_inventory({}), selected=state.inventory.selected)
     player = dataclasses.replace(
-        state.player, position=state.start, velocity=np.zeros(3, np.float32), fall_distance=np.float32(0)
+        state.player, position=state.start, velocity=jnp.zeros(3, jnp.float32), fall_distance=jnp.float32(0)
     )
     return dataclasses.replace(state, player=player, vitals=survival.healthy(), inventory=inventory)
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +27,7 @@ from minestudio_jax.envs.voxel.malmo_protocol import Mission, ProtocolError
 FAULTS = ("none", "stall", "error", "die_mid_frame", "slow_start", "garbage")
 FRAME_SIZE = (360, 640)  # pixels, of a mission that asks for none
 _YES, _BUSY = protocol.number(1), protocol.number(0)
-_POLL_S = 0.2
+_POLL_S = 0.1
 _BUSY_S = 2.0  # in which the last client's farewell may still be on its way
 _END_S = 2.0
 
@@ -147,7 +147,7 @@ class MalmoServer:
         self._listener.close()
         peers = dict(self._peers)
         for peer in peers.values():
-            with _ignoring_lost():
+            with suppress(OSError):  # it has gone already
                 peer.shutdown(socket.SHUT_RDWR)
         for thread in peers:
             thread.join(_END_S)

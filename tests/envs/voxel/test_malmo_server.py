@@ -257,7 +257,8 @@ def test_strangers_are_shown_out(caplog):
             assert client.receive() is None
         with socket.create_connection(("127.0.0.1", server.port), 10) as browser:
             browser.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert browser.recv(1) == b""
+            with suppress(ConnectionResetError):  # what it sent may not all have been read
+                assert browser.recv(1) == b""
         socket.create_connection(("127.0.0.1", server.port), 10).close()  # who only looks whether the port is open
         with begun(server.port) as client:
             assert client.step()[2] == 0
@@ -340,14 +341,14 @@ def test_sigterm_ends_the_program_and_leaves_nothing(state):
             client.socket.close()
 
 
-def test_the_program_serves_the_embedded_world(tmp_path):
+def test_the_program_serves_the_embedded_world():
     arguments = ("--task=collect_dirt", "--height=36", "--width=64")
     with program(*arguments, module="minestudio_jax.serve_voxel") as (process, port), MalmoClient(port) as client:
         client.size = None  # then the program's counts
         assert client.begin(seed=4) == 1
         client.send("<Peek/>")
         assert len(client.receive()) == 36 * 64 * 3
-        assert json.loads(client.receive())["biome_name"] == "plains"
+        assert json.loads(client.receive())["biome_name"] == "forest"
         assert client.receive() == b"\0"
         client.send("<Exit>NOW</Exit>")
         assert client.number() == 1
@@ -485,6 +486,6 @@ def test_nothing_is_compiled_twice(game, port):
         client.step("chat /kill")
         client.step("chat /fill ~1 ~ ~1 ~2 ~ ~2 stone")
         client.step("chat /teleportbiome @a forest")
-    sizes = {function._cache_size() for compiled in game._compiled.values() for function in compiled[1:]}
-    assert sizes == {1}
+    own = game._compiled["forest", (36, 64)]
+    assert {function._cache_size() for function in own[1:]} == {1}
     assert isinstance(game._state.player.position, jax.Array)
