@@ -54,7 +54,7 @@ def read_task(task: str | Mapping[str, Any]) -> Task | None:
     if isinstance(task, str):
         return None
     try:
-        return task_from_dict(task, "the task", rewarded=False)
+        return task_from_dict(task, "the task")
     except ValueError as error:
         raise MisconfiguredEnvironment(str(error)) from error
 
