@@ -10,29 +10,20 @@ Simulator side: NumPy, the standard library and that client only, Python 3.8 syn
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 
 from minestudio_jax.envs import actions, engine_info
 from minestudio_jax.envs.engine import Instance
-from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
+from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
+from minestudio_jax.envs.minerl_client import Client, be_patient, find_client
 from minestudio_jax.envs.start_inventory import drawn_inventory, without_commands
-
-_CLIENTS = {"minerl": "minerl", "minestudio": "minestudio.simulator.minerl"}
-_INSTALL = {
-    "minerl": "pip install git+https://github.com/minerllabs/minerl (Python 3.8 to 3.10, numpy<1.24, JDK 8)",
-    "minestudio": "pip install minestudio (Python 3.10, JDK 8)",
-}
-_JAR = ("build", "libs", "mcprec-6.13.jar")
+from minestudio_jax.envs.tasks import Stack
 
 
 def make(
@@ -69,9 +60,9 @@ def make(
       MisconfiguredEnvironment: the client, a program or an option is missing or wrong, or the task needs commands.
       EnvironmentFailure: the engine does not start.
     """
-    parts, wanted = _client(client), read_task(task)
+    parts, wanted = find_client(client), read_task(task)
     takes_commands = client == "minestudio" if commands is None else commands
-    stacks = ()
+    stacks: Tuple[Stack, ...] = ()
     if wanted is not None:
         biome = wanted.biome or biome
         if not takes_commands:
@@ -93,7 +84,7 @@ class MineRLSimulator:
     """One engine under the contract of `minecraft.Simulator`.
 
     Args:
-      client: from `_client`.
+      client: that talks to it.
       instance: closed with the simulator.
       specification: from `_specification`.
       resolution: width and height of the frames.
@@ -103,7 +94,7 @@ class MineRLSimulator:
 
     def __init__(
         self,
-        client: _Client,
+        client: Client,
         instance: Instance,
         specification: Any,
         resolution: Tuple[int, int],
@@ -113,9 +104,9 @@ class MineRLSimulator:
     ) -> None:
         self.frame_shape = (resolution[1], resolution[0], 3)
         self._instance, self._seeds = instance, WorldSeeds(seed)
-        self._takes_commands = specification.takes_commands
+        self._questions = specification.questions
         self._reset_timeout_s, self._step_timeout_s = reset_timeout_s, step_timeout_s
-        client.be_patient(reset_timeout_s)
+        be_patient(client.talk, client.packets, reset_timeout_s)
         self._env = client.environment(specification, instances=[instance], is_fault_tolerant=False)
 
     def reset(self, seed: Optional[int]) -> Frame:
@@ -130,11 +121,12 @@ class MineRLSimulator:
         return self._frame(observation, False)
 
     def step(self, keys: Keys) -> Frame:
-        if not self._takes_commands and ("chat" in keys or "voxels" in keys):
-            raise EnvironmentFailure(
-                f"MineRL's engine takes no commands, and {keys.get('chat', 'a question for blocks')!r} is one: use "
-                "MineStudio's engine, or set the option commands=true for an engine that has learnt them"
-            )
+        for question in ("chat", "voxels"):
+            if question in keys and question not in self._questions:
+                raise EnvironmentFailure(
+                    f"the engine does not understand {question}={keys[question]!r}: MineRL's takes no commands and "
+                    "tells no blocks, MineStudio's does; commands=true is for an engine that has learnt them"
+                )
         begin = time.monotonic()
         try:
             observation, _, done, info = self._env.step(keys)
@@ -161,98 +153,11 @@ class MineRLSimulator:
         return Frame(image, done or not state.get("is_alive", True), engine_info.statistics(told), state)
 
 
-class _Client(NamedTuple):
-    """What is used of a client. Its modules lie in the same places in MineRL and in MineStudio's fork.
-
-    Attributes:
-      environment: class of its environments of one player.
-      survival: class of specifications, to be derived from.
-      handlers: module of the parts that a specification consists of.
-      handler: base class of such parts.
-      spaces: module of Gym's spaces.
-      talk, packets: modules that hold its time limits.
-      folder: of the engine.
-      runtime: folder of Minecraft's options, or "".
-    """
-
-    environment: Any
-    survival: Any
-    handlers: Any
-    handler: Any
-    spaces: Any
-    talk: Any
-    packets: Any
-    folder: str
-    runtime: str
-
-    @property
-    def jar(self) -> str:
-        return os.path.join(self.folder, *_JAR)
-
-    def be_patient(self, timeout_s: float) -> None:
-        """Sets how long it waits for the engine. It is asked once: whoever built the environment begins anew."""
-        self.talk.SOCKTIME = timeout_s
-        self.talk.MAX_WAIT = int(timeout_s)  # seconds, while the engine is busy
-        self.packets.retry_count = 1
-        # MineStudio's queue of those who reset, in a database on disk, in which the dead keep their places for five
-        # minutes: env.max_concurrent_starts is for that. A negative limit is none.
-        self.talk.MAX_RESETTING_ENV_COUNT = -1
-
-
-def _client(name: str) -> _Client:
-    """The package that talks to the engine, imported here and nowhere else.
-
-    Raises:
-      MisconfiguredEnvironment: there is none of that name, or it, or what it needs, is not installed.
-    """
-    if name not in _CLIENTS:
-        raise MisconfiguredEnvironment(f"env.options: client={name!r} is not one of {', '.join(_CLIENTS)}")
-    root = _CLIENTS[name]
-    try:
-        if name == "minestudio":
-            _import_bare("minestudio.simulator")
-        found = [
-            importlib.import_module(f"{root}.{module}")
-            for module in (
-                "env._singleagent", "herobraine.env_specs.human_survival_specs", "herobraine.hero.handlers",
-                "herobraine.hero.handlers.translation", "herobraine.hero.spaces", "env._multiagent", "env.comms",
-                "env.malmo",
-            )
-        ]  # fmt: skip
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        remedy = _INSTALL[name] if missing in (name, "") else f"pip install what {name} needs, such as {missing}"
-        raise MisconfiguredEnvironment(
-            f"env.python is {sys.executable}, which has no package {missing!r}: there, {remedy}; or name another "
-            "interpreter in env.python"
-        ) from error
-    single, survival, handlers, translation, spaces, talk, packets, malmo = found
-    manager = malmo.InstanceManager
-    runtime = getattr(manager, "RUNTIME_DIR", "")
-    return _Client(
-        single._SingleAgentEnv, survival.HumanSurvival, handlers, translation.TranslationHandler, spaces, talk, packets,
-        manager.MINECRAFT_DIR, runtime if os.path.isdir(runtime) else "",
-    )  # fmt: skip
-
-
-def _import_bare(package: str) -> None:
-    """Makes a package's modules importable without what it imports itself.
-
-    MineStudio's `simulator` imports PyTorch and a GUI for a class that is not used here: half a GiB in every instance.
-    """
-    if package not in sys.modules:
-        spec = importlib.util.find_spec(package)
-        if spec is not None:
-            parent, _, name = package.rpartition(".")
-            sys.modules[package] = importlib.util.module_from_spec(spec)
-            setattr(sys.modules[parent], name, sys.modules[package])
-
-
 _TOLD = "ObservationFromFullStats"
 
 
 def _specification(
-    client: _Client,
+    client: Client,
     resolution: Tuple[int, int],
     biome: str,
     inventory: Callable[[], Dict[int, Dict[str, Any]]],
@@ -264,9 +169,11 @@ def _specification(
       resolution: width and height of the frames.
       biome: that worlds begin in; empty: any.
       inventory: called for each world; slot -> {"type", "quantity"} that the player begins with.
-      takes_commands: the engine does, and answers questions for blocks.
+      takes_commands: the engine does, and answers questions for blocks if its client has words for them.
     """
     handlers = client.handlers
+    known = {"chat": "ChatAction", "voxels": "VoxelAction"} if takes_commands else {}
+    questions = {name: getattr(handlers, kind) for name, kind in known.items() if hasattr(handlers, kind)}
 
     class Told(client.handler):  # type: ignore[name-defined]
         """Asks for a part of the engine's JSON, and passes on the whole."""
@@ -291,8 +198,7 @@ def _specification(
 
         def create_actionables(self) -> Any:
             keys = [handlers.KeybasedCommandAction(name, name) for name in actions.BUTTONS]
-            questions = [handlers.ChatAction(), handlers.VoxelAction()] if takes_commands else []
-            return [*keys, handlers.CameraAction(), *questions]
+            return [*keys, handlers.CameraAction(), *(kind() for kind in questions.values())]
 
         def create_monitors(self) -> Any:
             return []
@@ -304,5 +210,5 @@ def _specification(
             return [*begin, handlers.DoneOnDeath()]
 
     specification = Specification(resolution=resolution)
-    specification.takes_commands = takes_commands
+    specification.questions = tuple(questions)
     return specification

@@ -23,8 +23,8 @@ from minestudio_jax.envs.engine import Instance
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
 from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
+from minestudio_jax.envs.minerl_client import JAR, be_patient
 
-_JAR = ("build", "libs", "mcprec-6.13.jar")
 _MINERL = "minestudio.simulator.minerl.env"
 
 
@@ -72,7 +72,7 @@ def make(
     manager, talk = _import(f"{_MINERL}.malmo").InstanceManager, _import(f"{_MINERL}._multiagent")
     wanted = read_task(task)
     biome = (wanted.biome if wanted is not None else "") or preferred_spawn_biome
-    jar = os.path.join(manager.MINECRAFT_DIR, *_JAR)
+    jar = os.path.join(manager.MINECRAFT_DIR, *JAR)
     runtime = manager.RUNTIME_DIR if os.path.isdir(manager.RUNTIME_DIR) else ""
     options = launch if port else {"template_dir": runtime, "heap_mib": 2048, **launch}
     entry = _import("minestudio.simulator.entry")
@@ -90,9 +90,7 @@ def make(
         None
     )  # it asks the keyboard for leave to download the engine; Engine says what is missing
     sim = entry.MinecraftSim(**arguments)
-    # As in minerl.py: one attempt, bounded, and no queue of those who reset.
-    talk.SOCKTIME, talk.MAX_WAIT, talk.MAX_RESETTING_ENV_COUNT = reset_timeout_s, int(reset_timeout_s), -1
-    _import(f"{_MINERL}.comms").retry_count = 1
+    be_patient(talk, _import(f"{_MINERL}.comms"), reset_timeout_s)
     playing = callbacks_of(wanted, seed, index, record, finds_biomes=True)
     instance = open_instance(index, port, host, options, lambda: jar)
     return make_environment(
@@ -190,5 +188,5 @@ def _import(module: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         raise MisconfiguredEnvironment(
             f"env.python is {sys.executable}, which has no package {missing!r}: there, pip install minestudio "
-            "(Python 3.10, JDK 8), or name another interpreter in env.python"
+            "(Python 3.10 or newer, JDK 8), or name another interpreter in env.python"
         ) from error

@@ -10,7 +10,18 @@ import importlib.machinery
 import sys
 import types
 
-STUBBED = ("torch", "av", "pyglet", "imgui", "OpenGL", "x_transformers", "einops", "lightning", "huggingface_hub")
+STUBBED = (
+    "torch",
+    "gym3",
+    "av",
+    "pyglet",
+    "imgui",
+    "OpenGL",
+    "x_transformers",
+    "einops",
+    "lightning",
+    "huggingface_hub",
+)
 
 
 class _Anything(type):

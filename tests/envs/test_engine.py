@@ -65,12 +65,12 @@ def test_an_engine_listens_in_this_group_and_in_a_folder_of_its_own_and_leaves_n
 
 
 def test_two_engines_of_one_index_share_nothing(start, diary):
-    first, second = (start(launch_command=command(diary=diary)) for _ in range(2))
+    first, second = (start(5000, launch_command=command(diary=diary)) for _ in range(2))
     assert first.port != second.port
     assert len({life.folder for life in lives(diary)}) == 2
     first.close()
     assert is_alive(second.pid)
-    with closing(ClaimedPort()) as again:
+    with closing(ClaimedPort(5000)) as again:
         assert again.number == first.port, "the port of the one that is closed is free again"
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
 import pytest
 
-from minestudio_jax.config import Config, EnvConfig, RolloutConfig
+from minestudio_jax.config import Config, ConfigError, EnvConfig, RolloutConfig
 from minestudio_jax.config_checks import validate
-from minestudio_jax.rollout.environments import make_pool
+from minestudio_jax.envs.task_format import task_from_dict
+from minestudio_jax.rollout.environments import check_factory, factory_tasks, make_pool
+from minestudio_jax.utils.task_files import load_task
 from tests.rollout.pools import act_on, play, receive_all
 
 
@@ -48,3 +51,30 @@ def test_settings_of_environments_in_processes_reach_them(pool, tmp_path):
     assert pool.counters.total_failures == 0
     assert (tmp_path / "env-03-001.log.1").stat().st_size == 2**20
     assert (tmp_path / "env-03-000.log").exists()
+
+
+def test_minecraft_is_given_the_tasks_themselves_and_other_factories_their_names():
+    shares = {"hunt_cow": 1.0, "chop_tree": 2.0}
+    names = ["chop_tree", "hunt_cow", "chop_tree"]
+    for factory in ("minerl", "minestudio", "minestudio_jax.envs.minerl:make"):
+        given = factory_tasks(Config(env=EnvConfig(factory=factory, tasks=shares)), names)
+        carried = json.loads(json.dumps(given))
+        assert [task_from_dict(values, "here") for values in carried] == [load_task(name) for name in names]
+        assert factory_tasks(Config(env=EnvConfig(factory=factory)), ["chop_tree"]) == given[:1]
+    assert factory_tasks(Config(env=EnvConfig(factory="a:b", tasks=shares)), names) == names
+    assert factory_tasks(Config(env=EnvConfig(factory="a:b")), ["chop_tree"]) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "said"), [("no_such_task", "there is no 'no_such_task'"), ("navigate", "navigate.*embedded world only")]
+)
+def test_a_task_that_minecraft_cannot_play_is_refused_before_anything_starts(task, said):
+    with pytest.raises(ConfigError, match=said):
+        check_factory(Config(env=EnvConfig(factory="minestudio", task=task)))
+
+
+@pytest.mark.parametrize("name", ["minerl", "minestudio"])
+def test_minecraft_has_short_names_and_its_task_is_no_option(name):
+    validate(Config(env=EnvConfig(factory=name, python="/some/python", recycle_after_s=3600.0)))
+    with pytest.raises(ConfigError, match=r"env\.options: task='hunt_cow' belongs into --env.task"):
+        validate(Config(env=EnvConfig(factory=name, options={"task": "hunt_cow"})))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import actions
+from minestudio_jax.envs.callbacks.for_task import SETTLE_TICKS
 from minestudio_jax.envs.resize import resize_bilinear
 from minestudio_jax.envs.tasks import MobGroup, RewardTerm, Stack, Task, task_to_dict
 from minestudio_jax.rollout.env_worker import PermanentEnvironmentFailure
@@ -27,8 +28,9 @@ LOGS = RewardTerm("log", "mine_block", ("oak_log",), 1.0)
 
 
 @pytest.fixture
-def play(make_pool, client_python, tmp_path):
+def play(make_pool, client_python, tmp_path, monkeypatch):
     """A pool of MineRL environments whose engines are scripted; `engine` are arguments of the stand-in's program."""
+    monkeypatch.setenv("MINESTUDIO_DIR", str(tmp_path / "minestudio"))  # the client keeps a database there
 
     def start(engine: dict[str, Any] | None = None, num_envs: int = 1, **options: Any) -> Any:
         settings = {"client": "minestudio", "resolution": [WIDTH, HEIGHT], "display": "minerl_headless"}
@@ -59,7 +61,7 @@ def seeds(diary):
 
 
 def test_frames_are_right_side_up_and_worlds_have_seeds(play, diary):
-    pool = play({"episode": 3, "end": "mission"})
+    pool = play({"episode": 3, "end": "mission", "chatter": 20})  # more than a pipe holds, if nobody read it
     for number in range(9):
         steps = pool.recv(20.0)
         episode, step = divmod(number, 3)
@@ -72,13 +74,17 @@ def test_frames_are_right_side_up_and_worlds_have_seeds(play, diary):
 
 
 def test_a_run_of_the_same_seed_has_the_same_worlds(play, diary):
+    counts = [0]
     for _ in range(2):
         pool = play({"episode": 1})
         for _ in range(3):
             act(pool, pool.recv(20.0))
         pool.recv(20.0)
         pool.close()
-    assert seeds(diary)[:3] == seeds(diary)[-3:]
+        counts.append(len(seeds(diary)))
+    first, second = (seeds(diary)[begin : begin + 4] for begin in counts[:2])
+    assert first == second
+    assert len(set(first)) == 4
 
 
 def test_frames_of_full_size_are_resized_as_vpt_does(play, diary):
@@ -90,9 +96,9 @@ def test_frames_of_full_size_are_resized_as_vpt_does(play, diary):
 
 @pytest.mark.parametrize("end", ["death", "mission"])
 def test_an_episode_of_a_task_is_rewarded_and_ends(play, diary, end):
-    """Every tick of attack is a log; the engine ends the third episode."""
+    """Every tick of attack is a log; the engine ends the episode in its fourth step."""
     task = Task("chop", "Chop.", (LOGS,), time_limit=50, biome="forest", inventory=(Stack(("iron_axe",), slot="0"),))
-    pool = play({"episode": 4, "end": end}, task=task_to_dict(task), commands=False)
+    pool = play({"episode": SETTLE_TICKS + 4, "end": end}, task=task_to_dict(task), commands=False)
     rewards = []
     for number in range(5):
         steps = pool.recv(20.0)
@@ -111,8 +117,10 @@ def test_a_time_limit_truncates_and_its_last_observation_is_kept(play, diary):
         act(pool, pool.recv(20.0))
     steps = pool.recv(20.0)
     assert (steps.terminated.tolist(), steps.truncated.tolist()) == ([False], [True])
-    np.testing.assert_array_equal(steps.final_obs[0]["image"], frame(0, 2, seeds(diary)[0], HEIGHT, WIDTH))
-    np.testing.assert_array_equal(steps.obs[0]["image"], frame(1, 0, seeds(diary)[1], HEIGHT, WIDTH))
+    np.testing.assert_array_equal(
+        steps.final_obs[0]["image"], frame(0, SETTLE_TICKS + 2, seeds(diary)[0], HEIGHT, WIDTH)
+    )
+    np.testing.assert_array_equal(steps.obs[0]["image"], frame(1, SETTLE_TICKS, seeds(diary)[1], HEIGHT, WIDTH))
 
 
 def test_commands_are_sent_to_an_engine_that_takes_them(play, diary):
@@ -166,7 +174,7 @@ def test_slow_missions_are_waited_for_and_too_slow_ones_are_failures(play, diary
     pool = play({"fault": "slow_start", "fault_s": 0.5})
     assert pool.recv(20.0).first.tolist() == [True]
     pool.close()
-    pool = play({"fault": "slow_start", "fault_s": 60.0}, reset_timeout_s=0.5, max_failures_per_hour=1)
+    pool = play({"fault": "slow_start", "fault_s": 60.0}, reset_timeout_s=0.5, max_failures_per_hour=0)
     with pytest.raises(Exception, match=r"the engine broke in a reset after 0\.\d s"):
         pool.recv(20.0)
 
@@ -194,7 +202,7 @@ def test_a_planned_replacement_closes_the_engine_and_removes_its_folder(play, di
     assert not (is_alive(first.pid))
     assert not (is_alive(first.child))
     assert not (first.folder.exists())
-    assert first.port == second.port
+    assert is_alive(second.pid)
     pool.close()
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -216,9 +224,7 @@ def test_an_engine_that_runs_already_is_played_and_left(play, tmp_path, diary):
 
 def test_ten_thousand_steps_and_not_one_that_was_not(play, diary):
     """Two environments of which one breaks every 1,500 steps; every frame that is received is the one that is due."""
-    pool = play(
-        {"episode": 250, "exit_at": 0, "fault": "error", "fault_after": 1500, "chatter": 1}, 2, resolution=[16, 9]
-    )
+    pool = play({"episode": 250, "fault": "error", "fault_after": 1500}, 2, resolution=[16, 9])
     due, received, failed = [(0, 0), (0, 0)], 0, 0
     while received < 10_000:
         steps = pool.recv(30.0)
