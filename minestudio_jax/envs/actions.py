@@ -109,8 +109,8 @@ def action_masks(ruled_out: Collection[str]) -> Dict[str, np.ndarray]:
       {"buttons": uint8 [8641], "camera": uint8 [121]}, 0 where a choice is ruled out; there is always one left.
     """
     columns = [BUTTONS.index(key) for key in ruled_out if key != "camera"]
-    buttons = ~KEY_TABLE[:, columns].any(axis=1)
-    camera = np.ones(NUM_CAMERA, bool)
+    buttons: np.ndarray = np.logical_not(KEY_TABLE[:, columns].any(axis=1))
+    camera: np.ndarray = np.ones(NUM_CAMERA, bool)
     if "camera" in ruled_out:
         turns = CAMERA_ON_TABLE.copy()
         turns[INVENTORY] = False  # it moves the camera only if that is moved

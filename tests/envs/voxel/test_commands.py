@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs import voxel
-from minestudio_jax.envs.tasks import RewardTerm, Task
+from minestudio_jax.envs.tasks import MobGroup, RewardTerm, Task
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import commands, items, mobs
 from minestudio_jax.envs.voxel.clearance import clearance_of
 from minestudio_jax.envs.voxel.statistics import CUSTOM
 
-TASK = Task("test", "", (RewardTerm("log", "mine_block", ("oak_log",), 1.0),), mobs={"cow": 1})
+TASK = Task("test", "", (RewardTerm("log", "mine_block", ("oak_log",), 1.0),), mobs=(MobGroup("cow", 1),))
 WORLD = voxel.make(TASK, "vanilla", "minerl", size=24, height=20, hills=0, tree_chance=0.0)
 GROUND = WORLD.settings.ground
 
