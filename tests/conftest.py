@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,16 @@ _CACHE = pytest.StashKey[str]()
 def golden() -> Path:
     """Folder of the numbers from the reference implementations."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def client_python() -> str:
+    """An interpreter that has the real client of Minecraft's engine, without the engine."""
+    python = os.environ.get("MINESTUDIO_JAX_TEST_CLIENT", "")
+    if not python:
+        pytest.skip("MINESTUDIO_JAX_TEST_CLIENT names no interpreter with MineRL's client; CONTRIBUTING.md says how to")
+    subprocess.run([python, "-c", "import gym, lxml, minestudio, numpy"], check=True)
+    return python
 
 
 @pytest.fixture(scope="module", autouse=True)

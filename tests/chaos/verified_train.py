@@ -7,16 +7,17 @@ Appends a line to `<run.dir>/verified` for every iteration's fragments: how many
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 
+from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.run.command_line import run_program
 from minestudio_jax.run.training_run import train
 from minestudio_jax.trainer import loader
 from tests.chaos.signed_env import end_of, reward_of, signature_of
-
-_stack_fragments = loader.stack_fragments
 
 
 def verify(fragment) -> None:
@@ -41,18 +42,24 @@ def verify(fragment) -> None:
         assert fragment.behaviour_logp[t] < 0
 
 
-def verified(fragments, *rest):
-    fault = ""
-    try:
-        for fragment in fragments:
-            verify(fragment)
-    except AssertionError as error:
-        fault = f"{error!r} in {fragment.metadata}"
-    with (Path(flags.FLAGS["run.dir"].value) / "verified").open("a") as file:
-        print(len(fragments), fault, file=file, flush=True)
-    return _stack_fragments(fragments, *rest)
+def train_verified(verify: Callable[[SampleFragment], None]) -> NoReturn:
+    """The training program; `verify` raises AssertionError for a fragment that never happened so."""
+    stack_fragments = loader.stack_fragments
+
+    def verified(fragments, *rest):
+        fault = ""
+        try:
+            for fragment in fragments:
+                verify(fragment)
+        except AssertionError as error:
+            fault = f"{error!r} in {fragment.metadata}"
+        with (Path(flags.FLAGS["run.dir"].value) / "verified").open("a") as file:
+            print(len(fragments), fault, file=file, flush=True)
+        return stack_fragments(fragments, *rest)
+
+    loader.stack_fragments = verified
+    run_program("train", train)
 
 
 if __name__ == "__main__":
-    loader.stack_fragments = verified
-    run_program("train", train)
+    train_verified(verify)

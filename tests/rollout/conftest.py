@@ -48,13 +48,3 @@ def other_python() -> str:
     code = "import numpy, sys; assert sys.version_info >= (3, 8); assert numpy.__version__ < '1.24', numpy.__version__"
     subprocess.run([python, "-c", code], check=True)
     return python
-
-
-@pytest.fixture(scope="session")
-def client_python() -> str:
-    """An interpreter that has the real client of Minecraft's engine, without the engine."""
-    python = os.environ.get("MINESTUDIO_JAX_TEST_CLIENT", "")
-    if not python:
-        pytest.skip("MINESTUDIO_JAX_TEST_CLIENT names no interpreter with MineRL's client; CONTRIBUTING.md says how to")
-    subprocess.run([python, "-c", "import gym, lxml, minestudio, numpy"], check=True)
-    return python
