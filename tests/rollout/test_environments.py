@@ -7,12 +7,20 @@ import os
 
 import numpy as np
 import pytest
+import yaml
 
-from minestudio_jax.config import Config, ConfigError, EnvConfig, RolloutConfig
+from minestudio_jax.config import Config, ConfigError, EnvConfig, RolloutConfig, TrainerConfig
 from minestudio_jax.config_checks import validate
 from minestudio_jax.envs.task_format import task_from_dict
-from minestudio_jax.rollout.environments import check_factory, factory_tasks, make_pool
-from minestudio_jax.utils.task_files import load_task
+from minestudio_jax.rollout.environments import (
+    check_factory,
+    check_rewards,
+    embedded_spec,
+    factory_tasks,
+    make_pool,
+    played_tasks,
+)
+from minestudio_jax.utils.task_files import FOLDER, load_task
 from tests.rollout.pools import act_on, play, receive_all
 
 
@@ -78,3 +86,28 @@ def test_minecraft_has_short_names_and_its_task_is_no_option(name):
     validate(Config(env=EnvConfig(factory=name, python="/some/python", recycle_after_s=3600.0)))
     with pytest.raises(ConfigError, match=r"env\.options: task='hunt_cow' belongs into --env.task"):
         validate(Config(env=EnvConfig(factory=name, options={"task": "hunt_cow"})))
+
+
+@pytest.mark.parametrize("factory", ["", "minestudio"])
+def test_a_task_that_pays_nothing_is_no_task_to_learn_from(tmp_path, factory):
+    """A file of MineStudio's benchmark as it is: it may be evaluated with, and a weight of 0 does no more than that."""
+    path = tmp_path / "dig.yaml"
+    path.write_text("custom_init_commands: [/give @s minecraft:iron_shovel 1]\ntext: Dig.\n")
+    env = EnvConfig(task=str(path), factory=factory)
+    check = check_factory if factory else check_rewards
+    with pytest.raises(ConfigError, match="has no reward, so nothing can be learnt from it: add 'reward:' to the file"):
+        check(Config(env=env))
+    check(Config(env=env, trainer=TrainerConfig(task_weights={str(path): 0.0})))
+    path.write_text(path.read_text() + "reward: [{name: dirt, event: mine_block, objects: [dirt], reward: 1}]\n")
+    check(Config(env=env))
+
+
+def test_tasks_of_one_run_share_the_mask_that_one_of_them_has(tmp_path):
+    """D-61: so that one policy can play both."""
+    path = tmp_path / "walk.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load((FOLDER / "chop_tree.yaml").read_text()), "mask": ["attack"]}))
+    config = Config(env=EnvConfig(tasks={"chop_tree": 1, str(path): 1}))
+    assert embedded_spec(config).observation["action_mask.choice"].shape == (8,)
+    assert [bool(task.mask) for task in played_tasks(config).values()] == [False, True]
+    given = factory_tasks(Config(env=EnvConfig(tasks=config.env.tasks, factory="minestudio")), ["chop_tree", str(path)])
+    assert [values["mask"] for values in given] == [(), ("attack",)]
