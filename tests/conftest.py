@@ -30,6 +30,30 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 _CACHE = pytest.StashKey[str]()
 
+# Files that take a minute and more, the longest first: the suite's processes take them first, so that at the end none is
+# left alone with one.
+_LONG_FILES = (
+    "run/test_training_run.py",
+    "run/test_vpt_run.py",
+    "learning/test_learning.py",
+    "trainer/test_update.py",
+    "policies/test_vpt_golden.py",
+    "chaos/test_chaos.py",
+    "trainer/test_ppo_trainer.py",
+    "envs/voxel/test_world.py",
+    "rollout/test_rollout_manager.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders files; the tests of a file stay in theirs."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((i for i, name in enumerate(_LONG_FILES) if path.endswith(name)), len(_LONG_FILES))
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def golden() -> Path:

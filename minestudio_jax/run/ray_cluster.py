@@ -31,6 +31,8 @@ def start_ray(config: Config) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor that sees no accelerator keeps the variables of its own runtime environment.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ours have environments of their own: workers that Ray starts beforehand would never be used, and cost a second.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     import ray
 
     _check_reachable(config.run.ray_address)

@@ -243,7 +243,8 @@ def test_ten_thousand_steps_and_not_one_that_was_not(play, diary):
             due[i] = (episode, step + 1)
             received += not steps.failed[k]
         act(pool, steps)
-    assert failed == pool.counters.total_failures >= 4
+    assert failed >= 4
+    assert 0 <= pool.counters.total_failures - failed <= 2  # what has broken since is not received yet
     assert {name for name, count in pool.counters.failures.items() if count} == {"error_info"}
 
 
