@@ -19,9 +19,12 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def parse(argv: Sequence[str]) -> Config:
+def parse(argv: Sequence[str], read_model: bool = True) -> Config:
     """Parses flags and flag files into validated settings with the run directory filled in.
 
+    Args:
+      argv: the command line.
+      read_model: the network's sizes come from policy.vpt_model, where it is set; otherwise that file is not looked at.
     Raises:
       ConfigError: anything about them is wrong.
     """
@@ -39,7 +42,7 @@ def parse(argv: Sequence[str]) -> Config:
         raise ConfigError(f"unexpected argument {rest[1]!r}: settings are given as --section.key=value")
     config = config_flags.from_flags()
     validate(config)
-    if config.policy.vpt_model:
+    if config.policy.vpt_model and read_model:
         from minestudio_jax.policies.make_policy import with_sizes_from_file  # slow to import
 
         config = with_sizes_from_file(config)
@@ -47,13 +50,13 @@ def parse(argv: Sequence[str]) -> Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run_dir)))
 
 
-def run_program(name: str, main: Callable[[Config], int]) -> NoReturn:
+def run_program(name: str, main: Callable[[Config], int], read_model: bool = True) -> NoReturn:
     """Runs `main` on the settings of the command line and exits with its code.
 
     A wrong setting, or an environment or policy that does not fit, is one line on stderr and exit code 2.
     """
     try:
-        code = main(parse(sys.argv))
+        code = main(parse(sys.argv, read_model))
     except ConfigError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = EXIT_USAGE

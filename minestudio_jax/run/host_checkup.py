@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from minestudio_jax.config import Config, num_environments
+from minestudio_jax.config import Config, PolicyConfig, num_environments
 from minestudio_jax.run.finding import Finding, bad, doubtful, good
 
 _GIB = 2**30
@@ -35,6 +35,7 @@ def check_host(config: Config, instance_bytes: int) -> Iterator[Finding]:
         lambda: _memory(config, instance_bytes),
         lambda: _cores(config),
         lambda: _disk(Path(config.run.dir)),
+        lambda: _weights(config.policy),
         _shared_memory,
         lambda: _descriptors(num_environments(config)),
         lambda: _ray(config.run.ray_address),
@@ -90,6 +91,21 @@ def _disk(run_dir: Path) -> Iterator[Finding]:
         yield good("disk", sentence)
     else:
         yield doubtful("disk", sentence, "checkpoints, policy versions and logs may fill it: make room")
+
+
+def _weights(policy: PolicyConfig) -> Iterator[Finding]:
+    for setting in ("vpt_model", "vpt_weights"):
+        value = getattr(policy, setting)
+        if not value:
+            continue
+        if Path(value).expanduser().exists():
+            yield good("policy", f"policy.{setting}={value} is there")
+        else:
+            yield bad(
+                "policy",
+                f"policy.{setting}={value!r}: there is no such file or folder",
+                "OpenAI's files are at https://github.com/openai/Video-Pre-Training",
+            )
 
 
 def _shared_memory() -> Iterator[Finding]:

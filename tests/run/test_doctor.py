@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from minestudio_jax.config import Config, EnvConfig, RolloutConfig, RunConfig
+from minestudio_jax.config import Config, EnvConfig, PolicyConfig, RolloutConfig, RunConfig
 from minestudio_jax.run import host_checkup, simulator_checkup
 from minestudio_jax.run.simulator_checkup import SIMULATORS, check_simulator, simulator_of
 from tests.run.programs import TINY, Program
@@ -63,15 +63,17 @@ def test_what_minecraft_lacks_here_is_named_and_nothing_is_started(tmp_path):
     fake_program(tmp_path / "bin", "java", """echo 'openjdk version "17.0.15" 2025-04-15' >&2""")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     arguments = (
-        "--env.factory=minerl",
-        "--env.task=chop_tree",
+        f"--flagfile={Path(__file__).parents[2] / 'configs/minerl_chop_tree.flags'}",
+        f"--env.python={sys.executable}",
+        "--rollout.num_rollout_workers=1",
         "--rollout.num_envs=1",
         "--rollout.inference_batch_size=1",
         f"--run.dir={tmp_path / 'run'}",
     )
-    program = Program("doctor", *arguments, environment={"PATH": path}, optimized=False)
+    program = Program("doctor", *arguments, cwd=tmp_path, environment={"PATH": path}, optimized=False)
     assert program.wait() == 1, program.stdout + program.stderr
     for words in (
+        "!!  policy: policy.vpt_model='weights/foundation-model-1x.model': there is no such file",
         f"!!  simulator: {sys.executable} has no package 'minerl'",
         f"!!  NumPy: it is {np.__version__}, MineRL needs one below 1.24",
         "!!  game: ",
@@ -147,6 +149,13 @@ def test_an_instances_memory_follows_its_heap():
     assert simulator.instance_bytes(EnvConfig()) == 4 * _GIB + _GIB // 2 + _GIB // 4
     assert simulator.instance_bytes(EnvConfig(options={"heap_mib": 1024})) == _GIB + _GIB // 2 + _GIB // 4
     assert simulator.instance_bytes(EnvConfig(options={"port": 9000})) == _GIB // 4
+
+
+def test_weights_that_are_there_are_good(tmp_path):
+    (tmp_path / "1x.weights").touch()
+    policy = PolicyConfig(network="vpt", vpt_weights=str(tmp_path / "1x.weights"))
+    config = Config(run=RunConfig(dir=str(tmp_path / "run")), policy=policy)
+    assert by_subject(host_checkup.check_host(config, 2**20))["policy"].verdict == "good"
 
 
 def test_too_many_instances_for_the_memory_are_refused_with_how_many_fit(monkeypatch, tmp_path):
