@@ -75,7 +75,8 @@ def client_python() -> str:
 def _quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Most programs here run once, and compiling is what takes time: it is done without most optimisations.
 
-    What users run is compiled as they run it: the programs in `tests/run`, and modules marked `optimized`.
+    What users run is compiled as they run it: programs that tests start, unless they say `optimized=False`, and modules
+    marked `optimized`.
     """
     import jax
 

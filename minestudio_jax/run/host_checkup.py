@@ -85,12 +85,8 @@ def _disk(run_dir: Path) -> Iterator[Finding]:
     if not os.access(folder, os.W_OK):
         yield bad("disk", f"{folder} cannot be written", "set run.dir to a folder that can")
         return
-    free = shutil.disk_usage(folder).free
-    sentence = f"{free / _GIB:.1f} GiB are free for run.dir={run_dir}"
-    if free >= _LEAST_DISK_BYTES:
-        yield good("disk", sentence)
-    else:
-        yield doubtful("disk", sentence, "checkpoints, policy versions and logs may fill it: make room")
+    remedy = "checkpoints, policy versions and logs may fill it: make room"
+    yield _room("disk", folder, f"for run.dir={run_dir}", _LEAST_DISK_BYTES, remedy)
 
 
 def _weights(policy: PolicyConfig) -> Iterator[Finding]:
@@ -114,16 +110,14 @@ def _shared_memory() -> Iterator[Finding]:
             "shared memory", f"there is no {_SHARED_MEMORY}", "observations and fragments lie there: mount a tmpfs"
         )
         return
-    free = shutil.disk_usage(_SHARED_MEMORY).free
-    sentence = f"{free / _GIB:.1f} GiB are free in {_SHARED_MEMORY}"
-    if free >= _LEAST_SHARED_BYTES:
-        yield good("shared memory", sentence)
-    else:
-        yield doubtful(
-            "shared memory",
-            sentence,
-            "observations, Ray's object store and policy versions lie there: in a container raise --shm-size",
-        )
+    remedy = "observations, Ray's object store and policy versions lie there: in a container raise --shm-size"
+    yield _room("shared memory", _SHARED_MEMORY, f"in {_SHARED_MEMORY}", _LEAST_SHARED_BYTES, remedy)
+
+
+def _room(subject: str, folder: Path, where: str, least_bytes: int, remedy: str) -> Finding:
+    free = shutil.disk_usage(folder).free
+    sentence = f"{free / _GIB:.1f} GiB are free {where}"
+    return good(subject, sentence) if free >= least_bytes else doubtful(subject, sentence, remedy)
 
 
 def _descriptors(num_envs: int) -> Iterator[Finding]:

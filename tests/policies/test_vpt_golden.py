@@ -26,14 +26,6 @@ def tiny(golden):
     return load_vpt(golden / "vpt_tiny.model", golden / "vpt_tiny.weights")
 
 
-@pytest.fixture
-def quickly_compiled():
-    """Nobody runs it in float64: it shows that nothing but rounding lies between us and the reference."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def check_against_reference(golden, name, dtype, for_cpu=False):
     """All outputs and all memory of a network over its chunks, resets inside and memory carried from one to the next."""
     policy, params = load_vpt(golden / f"{name}.model", golden / f"{name}.weights")
@@ -85,7 +77,7 @@ def test_golden_io_in_float32(golden, name):
 
 
 @pytest.mark.parametrize("name", ["vpt_tiny", "vpt_slim128"])
-def test_golden_io_in_float64(golden, name, quickly_compiled):
+def test_golden_io_in_float64(golden, name):
     with jax.enable_x64(True):
         check_against_reference(golden, name, "float64")
 

@@ -156,13 +156,17 @@ def ctrl_c(program):
     os.killpg(program.process.pid, signal.SIGINT)
 
 
+def terminate(program):
+    os.kill(program.process.pid, signal.SIGTERM)
+
+
 def terminate_everything(program):
     """As systemd and batch systems do: Ray and the workers go at the same moment."""
     for pid in program.alive():
         os.kill(pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("send", [ctrl_c, terminate_everything])
+@pytest.mark.parametrize("send", [ctrl_c, terminate, terminate_everything])
 def test_a_signal_saves_and_ends_in_good_order(tmp_path, send):
     run_dir = tmp_path / "run"
     program = train(run_dir, "--trainer.save_interval=100000")
@@ -182,6 +186,24 @@ def test_a_signal_during_the_start_ends_it_in_good_order(tmp_path):
     os.kill(program.process.pid, signal.SIGTERM)
     assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
+
+
+def test_a_killed_rollout_worker_is_replaced(tmp_path):
+    run_dir = tmp_path / "run"
+    program = train(run_dir)
+    wait_for_iteration(program, run_dir, 2)
+    workers = [pid for pid, command in program.alive().items() if "RolloutActor" in command]
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGKILL)
+    reached = metrics(run_dir)[-1]["iteration"]
+    wait_for_iteration(program, run_dir, reached + 8)
+    os.kill(program.process.pid, signal.SIGTERM)
+    assert program.wait() == 0, program.stdout + program.stderr
+    program.assert_nothing_left()
+    records = metrics(run_dir)
+    assert records[-1]["rollout/worker_restarts"] == 1
+    assert_counters_never_go_back(records)
+    assert "rollout worker 0 died and is started again" in (run_dir / "logs/run.log").read_text()
 
 
 SCRIPTED = ("--env.factory=tests.scripted_env:make",)

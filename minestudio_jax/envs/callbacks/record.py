@@ -131,7 +131,7 @@ class _Video:
             if about is not None:
                 self._path.with_suffix(".json").write_text(json.dumps(about, default=float) + "\n")
                 return
-        except Exception:
+        except Exception:  # told with its traceback: whatever a codec raises, the game goes on
             self._given_up.set()
             log.exception("%s is given up", self._path)
         self._path.unlink(missing_ok=True)  # half a video
