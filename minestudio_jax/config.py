@@ -217,6 +217,11 @@ class RolloutConfig:
         "with the learner.",
         lower=0,
     )
+    resources: dict[str, Any] = _setting(
+        {},
+        'JSON object: custom Ray resources reserved per worker besides, such as {"minecraft": 1}: workers are then '
+        "placed on nodes that were started with them.",
+    )
     to_send_queue_size: int = _setting(
         8, "Fragments a worker may have under way to the replay buffer before it pauses.", lower=1
     )
@@ -287,6 +292,32 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
+    launcher: str = _setting(
+        "none",
+        "Who starts the trainer's processes, one a host. none: there is one; external: somebody else starts this "
+        "command on every host (Slurm, a TPU VM's tools, a script); ray: the command, given once, starts them within "
+        "Ray.",
+        choices=("none", "external", "ray"),
+    )
+    num_hosts: int = _setting(
+        0, "Processes of the trainer. 0: one, or with launcher=external as many as JAX finds out by itself.", lower=0
+    )
+    host_index: int = _setting(
+        -1,
+        "Which of them this one is, from 0, where JAX cannot find out by itself; the first one conducts the run. The "
+        "only setting that differs between hosts.",
+        lower=-1,
+    )
+    coordinator: str = _setting(
+        "",
+        "host:port of the first host at which launcher=external joins them; the port is any free one. Empty: what JAX "
+        "finds out by itself.",
+    )
+    host_resources: dict[str, Any] = _setting(
+        {},
+        'JSON object: Ray resources reserved for each process of the trainer with launcher=ray, such as {"GPU": 8}. '
+        "Empty: one CPU.",
+    )
     num_iterations: int = _setting(4000, "Iterations of the whole run.", lower=1)
     learning_rate: float = _setting(3e-4, "Peak learning rate of AdamW.", lower=0)
     learning_rate_warmup: int = _setting(
@@ -459,6 +490,11 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def fragments_per_iteration(trainer: TrainerConfig, num_devices: int) -> int:
     """Fragments that one iteration trains on: batch size times devices times batches."""
     return trainer.batch_size_per_device * num_devices * trainer.batches_per_iteration
+
+
+def num_processes(trainer: TrainerConfig) -> int:
+    """Processes of the trainer, as far as the settings say."""
+    return trainer.num_hosts or 1
 
 
 def num_environments(config: Config) -> int:

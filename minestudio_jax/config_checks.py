@@ -135,6 +135,71 @@ def _replay_faults(replay: ReplayConfig, trainer: TrainerConfig) -> list[str]:
     return faults
 
 
+def _host_faults(config: Config) -> list[str]:
+    """Settings of several hosts that do not go together."""
+    faults, trainer = [], config.trainer
+    launcher, hosts, index, coordinator = (
+        trainer.launcher, trainer.num_hosts, trainer.host_index, trainer.coordinator,
+    )  # fmt: skip
+    if launcher == "none" and hosts > 1:
+        faults.append(
+            f"trainer.num_hosts={hosts} needs trainer.launcher: 'external' if this command is started on every host, "
+            "'ray' if it is started once"
+        )
+    if launcher == "ray" and not hosts:
+        faults.append("trainer.launcher='ray' needs trainer.num_hosts, the number of processes to start")
+    if launcher != "external":
+        for name, value, default in (("host_index", index, -1), ("coordinator", coordinator, "")):
+            if value != default:
+                faults.append(
+                    f"trainer.{name}={value!r} has no effect with trainer.launcher={launcher!r}: remove it, or set "
+                    "'external'"
+                )
+    elif coordinator:
+        if not re.fullmatch(r"[^/]+:\d+", coordinator):
+            faults.append(f"trainer.coordinator={coordinator!r} is not of the form host:port")
+        if not hosts:
+            faults.append(f"trainer.coordinator={coordinator!r} needs trainer.num_hosts, the number of processes")
+        elif not 0 <= index < hosts:
+            faults.append(
+                f"trainer.host_index={index} is not one of the trainer.num_hosts={hosts} hosts, which are counted from "
+                f"0: give each host its own, 0 to {hosts - 1}"
+            )
+    elif index != -1:
+        faults.append(
+            f"trainer.host_index={index} needs trainer.coordinator, host:port of the first host: give it, or leave "
+            "both to what JAX finds out by itself"
+        )
+    if trainer.host_resources and launcher != "ray":
+        faults.append(
+            f"trainer.host_resources={json.dumps(trainer.host_resources)} has no effect with trainer.launcher="
+            f"{launcher!r}: remove it"
+        )
+    for name, resources in (
+        ("trainer.host_resources", trainer.host_resources),
+        ("rollout.resources", config.rollout.resources),
+    ):
+        for resource, amount in resources.items():
+            if not (_is_number(amount) and amount > 0):
+                faults.append(f"{name}: {amount!r} of {resource!r} is not a number above 0")
+    for resource in ("CPU", "GPU"):
+        if resource in config.rollout.resources:
+            faults.append(
+                f"rollout.resources: {resource} is reserved by rollout.num_{resource.lower()}s_per_worker: set that"
+            )
+    if config.rollout.resources and config.rollout.mode != "ray":
+        faults.append(
+            f"rollout.resources={json.dumps(config.rollout.resources)} has no effect with rollout.mode="
+            f"{config.rollout.mode!r}: remove it"
+        )
+    if launcher != "none" and config.rollout.mode == "serial":
+        faults.append(
+            f"rollout.mode='serial' plays in the only process there is, trainer.launcher={launcher!r} starts several: "
+            "set mode 'ray' or 'device'"
+        )
+    return faults
+
+
 def _mode_faults(config: Config) -> list[str]:
     """Settings that have no effect, or none of the wanted, in the way of collecting that rollout.mode asks for."""
     faults, rollout, mode = [], config.rollout, config.rollout.mode
@@ -265,6 +330,7 @@ def validate(config: Config) -> None:
             f"run.ray_address={config.run.ray_address!r}: set object_store, or directory where they share the run "
             "directory"
         )
+    faults.extend(_host_faults(config))
     faults.extend(_mode_faults(config))
     faults.extend(_policy_faults(config.policy))
     faults.extend(_task_faults(config))

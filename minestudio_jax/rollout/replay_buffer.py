@@ -276,22 +276,19 @@ class ReplayBuffer:
         """Whether a consumer starves, and whether one waits for samples_per_insert: see `has_room`."""
         return self._starving, self._limited
 
-    def part(self, lease_id: str, index: int, count: int) -> Sequence[Entry]:
-        """The part of a lease that consumer `index` of `count` reads; the parts make up the lease.
+    def entries(self, lease_id: str, ids: Iterable[FragmentId]) -> Sequence[Entry]:
+        """Entries of a lease, for a consumer that was told of them by another one.
 
-        They are equally large if the lease divides, and cut chunks only if they would not be otherwise.
-
+        Args:
+          lease_id: the lease.
+          ids: of fragments in it, in the order in which they are wanted.
         Raises:
-          LookupError: there is no such lease, or no longer.
+          LookupError: there is no such lease, or no longer, or no such fragment in it.
         """
-        if not 0 <= index < count:
-            raise ValueError(f"part {index} of {count} parts of a lease does not exist")
         if lease_id not in self._leases:
             raise LookupError(f"lease {lease_id} is not open: it was released, or a new session began")
-        entries = self._leases[lease_id][0].entries
-        unit = 1 if len(entries) % count == 0 else self.config.fragments_per_chunk
-        begin, end = (len(entries) * i // count // unit * unit for i in (index, index + 1))
-        return entries[begin:end]
+        entries = {entry.metadata.id: entry for entry in self._leases[lease_id][0].entries}
+        return [entries[fragment_id] for fragment_id in ids]
 
     def release(self, lease_id: str, lost: Iterable[FragmentId] = (), unused: Iterable[FragmentId] = ()) -> bool:
         """Takes a lease back: its fragments have been trained on, but for those named.

@@ -88,9 +88,9 @@ class ReplayBufferActor:
             self._changed.notify_all()
             return lease, self._counters()
 
-    async def part(self, lease_id: str, index: int, count: int) -> Sequence[Entry]:
-        """As ReplayBuffer.part."""
-        return self._buffer.part(lease_id, index, count)
+    async def entries(self, lease_id: str, ids: Iterable[FragmentId]) -> Sequence[Entry]:
+        """As ReplayBuffer.entries."""
+        return self._buffer.entries(lease_id, ids)
 
     async def release(
         self, lease_id: str, lost: Iterable[FragmentId] = (), unused: Iterable[FragmentId] = ()

@@ -20,6 +20,8 @@ from minestudio_jax.utils.seeding import derived_seed
 
 CPU_ONLY = {"env_vars": {"JAX_PLATFORMS": "cpu"}}  # an actor must never touch the learner's accelerator
 
+NAMESPACE = "minestudio_jax"  # of Ray's, in which other hosts of the same run find the replay buffer
+
 _WAIT_S = 0.5  # how often a waiting consumer looks whether it should give up
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,11 @@ class ReplayService:
     def handle(self) -> Any:
         """The present actor."""
         return self._handle
+
+    @property
+    def name(self) -> str:
+        """By which other programs find the present actor, in the namespace NAMESPACE."""
+        return self._name(self.restarts)
 
     @property
     def counters(self) -> ReplayCounters:
@@ -170,7 +177,13 @@ class ReplayService:
         rollout, life = self._config.rollout, self.restarts
         return (
             ray.remote(ReplayBufferActor)
-            .options(num_cpus=0, runtime_env=CPU_ONLY, max_concurrency=MAX_CALLS)
+            .options(
+                name=self._name(life),
+                namespace=NAMESPACE,
+                num_cpus=0,
+                runtime_env=CPU_ONLY,
+                max_concurrency=MAX_CALLS,
+            )
             .remote(
                 self._config.replay,
                 rollout.fragment_length,
@@ -178,6 +191,9 @@ class ReplayService:
                 self._counters,
             )
         )
+
+    def _name(self, life: int) -> str:
+        return f"replay-buffer-{self._session_id}-{life}"
 
     def _note(self, handle: Any, counters: ReplayCounters) -> None:
         with self._lock:

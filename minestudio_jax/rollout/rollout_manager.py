@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +14,16 @@ import ray.exceptions
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import FragmentId, SampleFragment
+from minestudio_jax.rollout.fragment_reading import read_fragments
 from minestudio_jax.rollout.policy_loading import PackedVersion
-from minestudio_jax.rollout.replay_buffer import Entry, ReplayCounters
+from minestudio_jax.rollout.replay_buffer import Entry, Lease, ReplayCounters
 from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
 from minestudio_jax.rollout.worker_fleet import OnReport, WorkerFleet, WorkerStatus
 
 __all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"]
 
 _POLL_S = 0.5  # between two looks at every worker
-_OBJECT_DEADLINE_S = 30.0  # without another fragment's data, of those that are being fetched
 SIGNAL_GRACE_S = 1.0
-_GONE = (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,21 @@ class RolloutStatus:
     replay_ready: int
     replay_restarts: int
     replay_error: str
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A fragment of a lease, as others than the leaseholder find it: `entries` of the buffer's actor gives it to them.
+
+    Attributes:
+      buffer: name of the actor.
+      lease_id: of the lease.
+      entry: the fragment.
+    """
+
+    buffer: str
+    lease_id: str
+    entry: Entry
 
 
 class RolloutManager:
@@ -179,7 +189,7 @@ class RolloutManager:
         fragments: list[SampleFragment] = []
         while lease is not None:
             missing = num_fragments - len(fragments)
-            there, lost = self._read(lease.entries)
+            there, lost = read_fragments(lease.entries, self._ending, self._run_stops)
             if self._run_stops.is_set():
                 return None
             fragments += there[:missing]
@@ -193,6 +203,56 @@ class RolloutManager:
                 self.raise_error()
                 lease = self._replay.lease(num_fragments - len(fragments), _POLL_S, ahead)
         return None
+
+    def fetch_with_others(
+        self,
+        num_fragments: int,
+        timeout_s: float,
+        ahead: int,
+        read: Callable[[Sequence[Lent]], Collection[FragmentId] | None],
+    ) -> bool:
+        """As `fetch`, for fragments that several hosts read; they are lent until each host has its part.
+
+        Args:
+          num_fragments, timeout_s, ahead: as in `fetch`.
+          read: called with fragments, as many as are wanted; has each host read its part of them, and gives those that
+            are lost, which are then replaced, or None if it is time to stop. It is called until nothing was lost.
+        Returns:
+          Whether the last call lost nothing; False if there were not enough in time, or it is time to stop.
+        Raises:
+          RolloutFailure: the experience side failed.
+        """
+        self.raise_error()
+        if self._run_stops.is_set():
+            self._stop.wait(timeout_s)
+            return False
+        lent: list[Lent] = []
+        leases: list[tuple[Lease, set[FragmentId], list[FragmentId]]] = []  # with what was lost and what was not needed
+        while not self._ending():
+            self.raise_error()
+            lease = self._replay.lease(num_fragments - len(lent), timeout_s, ahead)
+            if lease is None and not leases:
+                return False
+            if lease is None:
+                continue
+            new = [Lent(self._replay.name, lease.id, entry) for entry in lease.entries]
+            missing = num_fragments - len(lent)
+            leases.append((lease, set(), [one.entry.metadata.id for one in new[missing:]]))
+            lent += new[:missing]
+            lost = read(lent)
+            if lost is None:
+                return False
+            for one in lent:
+                if one.entry.metadata.id in lost:
+                    next(gone for of, gone, _ in leases if of.id == one.lease_id).add(one.entry.metadata.id)
+            lent = [one for one in lent if one.entry.metadata.id not in lost]
+            if not lost:
+                for of, gone, unused in leases:
+                    self._replay.release(of, gone, unused)
+                return True
+            if self._config.rollout.synchronous:
+                self.permit(num_fragments - len(lent))
+        return False
 
     @property
     def replay_counters(self) -> ReplayCounters:
@@ -237,37 +297,6 @@ class RolloutManager:
             self._thread.join()
         self._fleet.close(self._on_report, deadline_s)
         self._replay.close()
-
-    def _read(self, entries: Sequence[Entry]) -> tuple[list[SampleFragment], list[FragmentId]]:
-        """The data that there are, in the entries' order, and the fragments whose data are gone."""
-        waiting = [entry.reference for entry in entries]
-        last_arrival = time.monotonic()
-        while waiting and not self._ending():
-            arrived, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S, fetch_local=True)
-            if arrived:
-                last_arrival = time.monotonic()
-            elif time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
-                log.warning("%d fragments could not be fetched in %g s", len(waiting), _OBJECT_DEADLINE_S)
-                break
-        if not waiting:
-            with contextlib.suppress(*_GONE):
-                return ray.get([entry.reference for entry in entries], timeout=_OBJECT_DEADLINE_S), []
-        there, lost, reason = [], [], "it did not come"
-        for entry in entries:  # one by one: some are gone
-            if self._run_stops.is_set():
-                break
-            if entry.reference in waiting:
-                lost.append(entry.metadata.id)
-                continue
-            try:
-                there.append(ray.get(entry.reference, timeout=_OBJECT_DEADLINE_S))
-            except _GONE as error:
-                lost.append(entry.metadata.id)
-                reason = str(error)
-        if lost:
-            workers = sorted({worker_id for worker_id, *_ in lost})
-            log.info("%d fragments of the workers %s are lost; the last: %s", len(lost), workers, reason)
-        return there, lost
 
     def _watch(self) -> None:
         """Looks after workers and buffer until told to stop."""

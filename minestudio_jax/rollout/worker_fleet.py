@@ -247,6 +247,8 @@ class WorkerFleet:
                 .options(
                     num_cpus=rollout.num_cpus_per_worker,
                     num_gpus=rollout.num_gpus_per_worker,
+                    resources=rollout.resources,
+                    scheduling_strategy="SPREAD",
                     runtime_env={"env_vars": _variables(rollout)},
                     max_concurrency=MAX_CALLS,
                 )

@@ -15,6 +15,8 @@ from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import embedded_spec, embedded_world
 from minestudio_jax.rollout.episode_statistics import Episode
 from minestudio_jax.rollout.rollout_worker import WorkerReport
+from minestudio_jax.run.host_messages import Publish
+from minestudio_jax.run.hosts import LeadHost
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
@@ -28,9 +30,11 @@ from minestudio_jax.utils.seeding import derived_seed
 class DeviceExperience:
     """See `run.experience.Experience`."""
 
-    def __init__(self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
+    ) -> None:
         del directory, stop
-        self._config, self._board, self._needed = config, board, needed
+        self._config, self._board, self._needed, self._host = config, board, needed, host
         self.steps = 0
 
     @staticmethod
@@ -53,25 +57,15 @@ class DeviceExperience:
         return embedded_spec(self._config)
 
     def collector(self, policy: Policy) -> DeviceCollector:
-        config = self._config
-        self._board.stage(f"generating {config.rollout.num_envs} worlds on the device")
-        return DeviceCollector(
-            policy,
-            embedded_world(config, config.env.task),
-            sharding.data_mesh(),
-            config.rollout.num_envs,
-            self._needed // config.rollout.num_envs,
-            config.rollout.fragment_length,
-            (config.env.height, config.env.width),
-            derived_seed(config.run.seed, "environments", 0, 0),
-            config.trainer.discount,
-        )
+        self._board.stage(f"generating {self._config.rollout.num_envs} worlds on the device")
+        return make_collector(self._config, policy, self._needed)
 
     def publication(self, policy: Policy, cleanup: ExitStack) -> None:
         del policy, cleanup
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         del statistics
+        self._host.together(Publish())
         trainer.publish()
         return True
 
@@ -94,6 +88,8 @@ class DeviceExperience:
         ]
         statistics.add(0, WorkerReport(episodes=episodes, version=version))
 
+    ray_address = ""
+
     def metrics(self) -> dict[str, float]:
         return {}
 
@@ -105,3 +101,18 @@ class DeviceExperience:
 
     def set_num_workers(self, number: int) -> str:
         raise ValueError(f"num_rollout_workers={number}: rollout.mode='device' has no rollout workers")
+
+
+def make_collector(config: Config, policy: Policy, needed: int) -> DeviceCollector:
+    """What every host collects with; `needed` is fragments per iteration."""
+    return DeviceCollector(
+        policy,
+        embedded_world(config, config.env.task),
+        sharding.data_mesh(),
+        config.rollout.num_envs,
+        needed // config.rollout.num_envs,
+        config.rollout.fragment_length,
+        (config.env.height, config.env.width),
+        derived_seed(config.run.seed, "environments", 0, 0),
+        config.trainer.discount,
+    )

@@ -10,6 +10,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.run.device_experience import DeviceExperience
+from minestudio_jax.run.hosts import LeadHost
 from minestudio_jax.run.ray_experience import RayExperience
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
@@ -31,6 +32,11 @@ class Experience(Protocol):
 
     def start(self, cleanup: ExitStack) -> EnvironmentSpec | None:
         """Starts what it needs, to be stopped by `cleanup`; the environments' spec, or None if it is time to stop."""
+        ...
+
+    @property
+    def ray_address(self) -> str:
+        """Where other hosts join the Ray that holds the fragments; empty if there is none."""
         ...
 
     def collector(self, policy: Policy) -> DeviceCollector | None:
@@ -79,9 +85,11 @@ def check_experience(config: Config) -> None:
     _KINDS[config.rollout.mode].check(config)
 
 
-def make_experience(config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> Experience:
-    """The experience side that rollout.mode asks for; `needed` is fragments per iteration."""
-    return _KINDS[config.rollout.mode](config, directory, board, stop, needed)
+def make_experience(
+    config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
+) -> Experience:
+    """The experience side that rollout.mode asks for; `needed` is fragments per iteration, of all hosts."""
+    return _KINDS[config.rollout.mode](config, directory, board, stop, needed, host)
 
 
 _KINDS: dict[str, type[RayExperience | SerialExperience | DeviceExperience]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -28,32 +29,98 @@ def start_ray(config: Config) -> None:
     Raises:
       ConfigError: there is no cluster at the address.
     """
+    import ray
+
+    if ray.is_initialized():  # this is one of Ray's own processes
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # An actor that sees no accelerator keeps the variables of its own runtime environment.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ours have environments of their own: workers that Ray starts beforehand would never be used, and cost a second.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    import ray
-
     _check_reachable(config.run.ray_address)
     _check_shared_memory(config)
-    demand = config.rollout.num_rollout_workers * config.rollout.num_cpus_per_worker
+    address, workers, learners = config.run.ray_address, _demand(config), learner_resources(config)
+    demand = {kind: workers.get(kind, 0.0) + learners.get(kind, 0.0) for kind in workers | learners}
     try:
         with warnings.catch_warnings():
             # JAX warns of every fork; Ray's children become other programs at once and never touch JAX.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(
-                address=config.run.ray_address or "local",
+                address=address or "local",
                 # A private Ray is as large as asked: environments mostly wait, and the machine is the user's.
-                num_cpus=None if config.run.ray_address else max(os.cpu_count() or 1, int(-(-demand // 1))),
-                include_dashboard=None if config.run.ray_address else False,
+                num_cpus=None if address else max(os.cpu_count() or 1, int(-(-demand["CPU"] // 1))),
+                resources=None if address else {kind: demand[kind] for kind in demand.keys() - {"CPU", "GPU"}},
+                include_dashboard=None if address else False,
                 # What does not fit is spilled to Ray's session directory on this host, which goes when Ray is left.
                 object_store_memory=object_store_bytes(config),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
     except (ConnectionError, ValueError) as error:
-        raise _no_cluster(config.run.ray_address, error) from error
+        raise _no_cluster(address, error) from error
+
+
+def join_ray(address: str) -> None:
+    """Joins the Ray that the first host has started or joined, to read from it.
+
+    Raises:
+      ConfigError: it does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def own_address() -> str:
+    """Where the Ray that this process has joined answers, host:port."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def leave_ray() -> None:
+    """Leaves a Ray that goes on, unless this is one of its processes."""
+    import ray
+
+    if not _belongs_to_ray():
+        ray.shutdown()
+
+
+def _belongs_to_ray() -> bool:
+    """Whether this is one of Ray's own processes: an actor of the trainer's, not a program that has joined it."""
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+
+
+def learner_resources(config: Config) -> dict[str, float]:
+    """What Ray reserves for all the trainer's processes together."""
+    trainer = config.trainer
+    if trainer.launcher != "ray":
+        return {}
+    return {kind: amount * trainer.num_hosts for kind, amount in host_resources(config).items()}
+
+
+def host_resources(config: Config) -> dict[str, float]:
+    """What Ray reserves for each of the trainer's processes."""
+    return config.trainer.host_resources or {"CPU": 1.0}
+
+
+def _demand(config: Config) -> dict[str, float]:
+    """What the rollout workers ask Ray for, all together."""
+    rollout = config.rollout
+    if rollout.mode != "ray":
+        return {"CPU": 0.0, "GPU": 0.0}
+    each = {"CPU": rollout.num_cpus_per_worker, "GPU": rollout.num_gpus_per_worker, **rollout.resources}
+    return {kind: amount * rollout.num_rollout_workers for kind, amount in each.items()}
 
 
 def object_store_bytes(config: Config) -> int | None:
@@ -100,6 +167,8 @@ def stop_ray() -> None:
     """Leaves Ray, and makes sure that no process below this one is left."""
     import ray
 
+    if _belongs_to_ray():
+        return
     children = psutil.Process().children(recursive=True)
     ray.shutdown()
     _, alive = psutil.wait_procs(children, timeout=_EXIT_GRACE_S)
@@ -121,19 +190,21 @@ def wait_for_resources(config: Config) -> None:
     import ray
 
     rollout, address = config.rollout, config.run.ray_address
+    settings = {"CPU": f"rollout.num_cpus_per_worker={rollout.num_cpus_per_worker:g}",
+                "GPU": f"rollout.num_gpus_per_worker={rollout.num_gpus_per_worker:g}"}  # fmt: skip
+    workers, learners = _demand(config), learner_resources(config)
     ended = time.monotonic() + (config.run.start_deadline_s if address else 0.0)
     while True:
         there = ray.cluster_resources()
-        for kind, setting, each in (
-            ("CPU", "num_cpus_per_worker", rollout.num_cpus_per_worker),
-            ("GPU", "num_gpus_per_worker", rollout.num_gpus_per_worker),
-        ):
-            demand, available = rollout.num_rollout_workers * each, there.get(kind, 0.0)
-            if available < demand:
+        for kind in workers | learners:
+            demand, its, available = workers.get(kind, 0.0), learners.get(kind, 0.0), there.get(kind, 0.0)
+            if available < demand + its:
                 where = f"the cluster at run.ray_address={address!r}" if address else "this machine"
+                each = settings.get(kind, f"rollout.resources={json.dumps(rollout.resources)}")
+                besides = f", the trainer's processes for {its:g} (trainer.host_resources)" if its else ""
                 lack = (
                     f"the rollout workers ask for {demand:g} {kind}s (rollout.num_rollout_workers="
-                    f"{rollout.num_rollout_workers} x rollout.{setting}={each:g}), {where} has {available:g}: ask for "
+                    f"{rollout.num_rollout_workers} x {each}){besides}, {where} has {available:g}: ask for "
                     "less" + (" or add nodes" if address else "")
                 )
                 break

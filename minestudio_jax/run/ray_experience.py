@@ -15,14 +15,17 @@ from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec
-from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.rollout_manager import RolloutManager
 from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.host_messages import Publish
+from minestudio_jax.run.hosts import LeadHost
 from minestudio_jax.run.policy_transport import make_publication
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.shares import leading_source
 from minestudio_jax.run.stop_signal import StopSignal
-from minestudio_jax.trainer.batch import fragment_bytes
+from minestudio_jax.trainer.batch import Share, fragment_bytes
+from minestudio_jax.trainer.loader import FragmentSource
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
@@ -31,8 +34,11 @@ from minestudio_jax.utils.live_board import Board
 class RayExperience:
     """See `run.experience.Experience`."""
 
-    def __init__(self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
+    ) -> None:
         self._config, self._directory, self._board, self._stop, self._needed = config, directory, board, stop, needed
+        self._host = host
         self._manager: RolloutManager
 
     @staticmethod
@@ -95,16 +101,36 @@ class RayExperience:
             if spec is None:
                 return False
         self._manager.watch(statistics.add)
+        self._host.together(Publish())
         trainer.publish()
         self._permit_an_iteration(trainer)
 
-        def fetch(timeout_s: float, ahead: int) -> list[SampleFragment] | None:
+        fetch: FragmentSource = self._fetch
+        if self._host.others:
+            fetch = leading_source(
+                self._manager,
+                self._host.conversation,
+                self._needed,
+                trainer.batch_sharding,
+                self._config.run.stall_deadline_s,
+                self._stop.event,
+            )
+
+        def fetch_fresh(timeout_s: float, ahead: int) -> Share | None:
             # Versions that the learner has made and that are not yet published count as well.
             unpublished = max(0, trainer.counters.policy_version - self._manager.published_version)
-            return self._manager.fetch(self._needed, timeout_s, ahead + unpublished)
+            return fetch(timeout_s, ahead + unpublished)
 
-        trainer.open(fetch)
+        trainer.open(fetch_fresh)
         return True
+
+    def _fetch(self, timeout_s: float, ahead: int) -> Share | None:
+        fragments = self._manager.fetch(self._needed, timeout_s, ahead)
+        return None if fragments is None else Share.whole(fragments)
+
+    @property
+    def ray_address(self) -> str:
+        return ray_cluster.own_address()
 
     def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
         del statistics  # workers report by themselves

@@ -5,14 +5,19 @@ config.json, metrics.jsonl, episodes.jsonl, checkpoints/, versions/, logs/ and r
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any, TextIO
 
 from minestudio_jax.config import Config, ConfigError
+
+_MARK = "logs/mark"
+_MARK_DEADLINE_S = 20.0
 
 
 class RunDirectory:
@@ -59,7 +64,13 @@ class RunDirectory:
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run continues instead of beginning."""
-        return any(entry.name.isdigit() for entry in (self.path / "checkpoints").glob("*"))
+        return has_checkpoint(self.path)
+
+    def mark(self) -> str:
+        """Leaves a mark of this process by which other hosts know the directory: see `sees_mark`."""
+        mark = uuid.uuid4().hex
+        write_atomically(self.path / _MARK, mark)
+        return mark
 
     def close(self) -> None:
         self._lock.close()
@@ -111,6 +122,23 @@ class RunDirectory:
             ]
         write_atomically(path, json.dumps(new, indent=2) + "\n")
         return changed
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether the run of a directory continues instead of beginning."""
+    return any(entry.name.isdigit() for entry in (run_dir / "checkpoints").glob("*"))
+
+
+def sees_mark(run_dir: Path, mark: str) -> bool:
+    """Whether this is the directory in which the first host has left a mark; shared file systems may show it late."""
+    give_up = time.monotonic() + _MARK_DEADLINE_S
+    while True:
+        with contextlib.suppress(OSError):
+            if (run_dir / _MARK).read_text() == mark:
+                return True
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.1)
 
 
 def write_atomically(path: Path, text: str) -> None:

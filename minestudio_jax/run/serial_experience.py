@@ -22,9 +22,11 @@ from minestudio_jax.rollout.replay_buffer import Entry, ReplayBuffer
 from minestudio_jax.rollout.rollout_manager import RolloutStatus
 from minestudio_jax.rollout.rollout_worker import RolloutWorker
 from minestudio_jax.rollout.worker_fleet import WorkerStatus
+from minestudio_jax.run.hosts import LeadHost
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.batch import Share
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils import policy_store
@@ -39,8 +41,10 @@ class SerialExperience:
     a Ray worker does with rollout.synchronous: on a deterministic world one worker gives the same run either way.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int) -> None:
-        del stop
+    def __init__(
+        self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
+    ) -> None:
+        del stop, host  # the only one
         self._config, self._directory, self._board, self._needed = config, directory, board, needed
         self._session_id = uuid.uuid4().hex
         self._buffer = ReplayBuffer(
@@ -92,6 +96,8 @@ class SerialExperience:
         self._env_failures += sum(report.env_failures.values())
         statistics.add(0, report)
 
+    ray_address = ""
+
     def metrics(self) -> dict[str, float]:
         return self._buffer.counters.metrics()
 
@@ -111,11 +117,11 @@ class SerialExperience:
     def _take_in(self, fragment: SampleFragment) -> None:
         self._buffer.add(Entry(fragment, fragment.sized().metadata))
 
-    def _fetch(self, timeout_s: float, ahead: int) -> list[SampleFragment] | None:
+    def _fetch(self, timeout_s: float, ahead: int) -> Share | None:
         give_up = time.monotonic() + timeout_s
         while (lease := self._buffer.lease(self._needed, ahead)) is None:
             if time.monotonic() > give_up:
                 return None
             self._worker.run_once()
         self._buffer.release(lease.id)
-        return [entry.reference for entry in lease.entries]
+        return Share.whole(entry.reference for entry in lease.entries)

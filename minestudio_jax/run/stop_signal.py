@@ -15,7 +15,12 @@ class StopSignal:
         self.name = ""
 
     def install(self) -> None:
-        """Takes over both signals; call it again after a library has taken them."""
+        """Takes over both signals; call it again after a library has taken them.
+
+        Signals come to a process's main thread. In one of Ray's processes that is Ray's, which has its own ways.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
 

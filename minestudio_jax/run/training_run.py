@@ -1,6 +1,7 @@
 """A training run from start to stop: the conductor's one subject.
 
-Read `train` top to bottom: everything a run does, in order.
+Read `train` top to bottom: everything a run does, in order. With several hosts this is the story of the first one; that
+of the others is in `following_host`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import dataclasses
 import logging
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
 
@@ -18,11 +18,17 @@ from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
-from minestudio_jax.run.command_line import EXIT_FAILURE
+from minestudio_jax.run import joining
+from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE
 from minestudio_jax.run.control_desk import ControlDesk
+from minestudio_jax.run.conversation import HostFailure
 from minestudio_jax.run.experience import Experience, check_experience, make_experience
+from minestudio_jax.run.following_host import follow
+from minestudio_jax.run.host_messages import Begin, Iterate, Progress, Stop
+from minestudio_jax.run.hosts import FollowerHost, LeadHost
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
+from minestudio_jax.run.run_log import log_to
 from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import LearningFailure
@@ -53,6 +59,29 @@ def train(config: Config) -> int:
     started = time.monotonic()
     stop = StopSignal()
     stop.install()
+    peers = joining.join(config)
+    if 0 in peers:
+        return follow(config, FollowerHost(config, peers, stop), stop)
+    host = LeadHost(config, peers, stop)
+    code = EXIT_FAILURE
+    try:
+        code = _conduct(config, host, stop, started)
+    except ConfigError as error:
+        code = EXIT_USAGE
+        host.part(error, code)
+        host.say_last(error)
+        raise
+    except BaseException as error:
+        host.part(error, code)
+        host.say_last(error)
+        raise
+    finally:
+        host.close(code)
+    return code
+
+
+def _conduct(config: Config, host: LeadHost, stop: StopSignal, started: float) -> int:
+    """The run, as the first host sees it; see `train`."""
     auxiliary = AuxiliaryLosses(config.trainer, jax.device_count())
     if not config.env.factory:
         _checked_embedded_world(config, auxiliary)
@@ -67,13 +96,16 @@ def train(config: Config) -> int:
         cleanup.callback(board.close)
         if config.run.compilation_cache:
             use_compilation_cache(directory.compiled)
-        _log_to(directory.logs / "run.log", config.logger.level, board, cleanup)
+        log_to(directory.logs / "run.log", config.logger.level, board, cleanup)
         desk = cleanup.enter_context(ControlDesk(directory.path, stop))
         for change in directory.changed_settings:
             board.stage(f"setting changed since the last start: {change}")
         try:
-            return _run(config, directory, board, desk, stop, needed, started)
-        except (RolloutFailure, EnvironmentFailure, LearningFailure) as error:
+            return _run(config, directory, board, desk, host, stop, needed, started)
+        except Exception as raised:
+            error = host.explained(raised)
+            if not isinstance(error, (RolloutFailure, EnvironmentFailure, LearningFailure, HostFailure)):
+                raise
             desk.failed(str(error))
             log.error("%s", error)
             board.stage(f"failed: {error}")
@@ -86,6 +118,7 @@ def _run(
     directory: RunDirectory,
     board: Board,
     desk: ControlDesk,
+    host: LeadHost,
     stop: StopSignal,
     needed: int,
     started: float,
@@ -94,10 +127,13 @@ def _run(
     # Before anything is started: the file may be the wrong one.
     pretrained = None if directory.has_checkpoint else pretrained_params(config)
     with ExitStack() as files, ExitStack() as cleanup:  # files stay open until all who write to them have stopped
-        experience = make_experience(config, directory, board, stop, needed)
+        experience = make_experience(config, directory, board, stop, needed, host)
         spec = experience.start(cleanup)
+        # Before Ray is stopped, which other hosts read from.
+        cleanup.push(lambda kind, error, traceback: host.part(error, EXIT_FAILURE))
         if spec is None:
             return 0
+        host.together(Begin(directory.mark(), experience.ray_address if host.others else "", spec))
         desk.connect(experience)
         cleanup.callback(desk.disconnect)
         board.stage("building the policy and looking for a checkpoint")
@@ -132,7 +168,8 @@ def _run(
         factories = sink_factories(config.logger.sinks)
         metrics_log = MetricLog(directory.metrics, factories, directory.path, config.to_dict())
         cleanup.callback(metrics_log.close)
-        _loop(config, trainer, experience, statistics, metrics_log, board, desk, stop, started)
+        _loop(config, trainer, experience, statistics, metrics_log, board, desk, host, stop, started)
+        host.together(Stop(stop.name or "the end"))
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
         trainer.flush_published(config.run.stop_deadline_s)
@@ -150,6 +187,7 @@ def _loop(
     metrics_log: MetricLog,
     board: Board,
     desk: ControlDesk,
+    host: LeadHost,
     stop: StopSignal,
     started: float,
 ) -> None:
@@ -167,13 +205,17 @@ def _loop(
         if loaded is None:
             return
         last = trainer.counters
+        with watch.phase("hosts"):
+            host.together(Iterate(last.iteration))
         learned = trainer.iterate(loaded, watch)
         experience.observe(trainer, statistics)
-        trainer.set_progress(
+        progress = (
             before.env_steps + experience.steps,
             before.wall_time_s + time.monotonic() - started,
             statistics.return_mean(),
         )
+        host.tell(Progress(*progress))
+        trainer.set_progress(*progress)
         trainer.checkpoint(watch)
         now = trainer.counters
         seconds = time.monotonic() - iteration_started
@@ -244,31 +286,6 @@ def _rewind_logs(directory: RunDirectory, iteration: int) -> None:
     """Takes back what was logged after the checkpoint, so that no counter ever goes back."""
     rewind(directory.metrics, "iteration", iteration, directory.logs / "metrics-not-continued.jsonl")
     rewind(directory.episodes, "iteration", iteration, directory.logs / "episodes-not-continued.jsonl")
-
-
-class _WarningsOnBoard(logging.Handler):
-    """Shows the first line of every warning on the screen; errors end the run, which tells of them itself."""
-
-    def __init__(self, board: Board) -> None:
-        super().__init__(logging.WARNING)
-        self.addFilter(lambda record: record.levelno < logging.ERROR)
-        self._board = board
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._board.stage(f"warning: {record.getMessage().splitlines()[0]}")
-
-
-def _log_to(path: Path, level: str, board: Board, cleanup: ExitStack) -> None:
-    """Everything goes to the file, warnings to the screen as well."""
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("minestudio_jax")
-    logger.setLevel(level.upper())
-    logger.propagate = False
-    for handler in (file, _WarningsOnBoard(board)):
-        logger.addHandler(handler)
-        cleanup.callback(handler.close)
-        cleanup.callback(logger.removeHandler, handler)
 
 
 def _summary(directory: RunDirectory) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Policy
-from minestudio_jax.rollout.fragment import SampleFragment
+from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.trainer.staging import StagingMemory
 
 
@@ -45,15 +45,52 @@ class FragmentBatch:
     weight: Any
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one host reads of an iteration's fragments.
+
+    Attributes:
+      fragments: this host's, in the order of their rows.
+      rows: their places in the batch, int [n] ascending.
+      metadata: of all of the iteration's fragments, in the batch's order: by `run_order`.
+    """
+
+    fragments: Sequence[SampleFragment]
+    rows: np.ndarray
+    metadata: Sequence[FragmentMetadata]
+
+    @classmethod
+    def whole(cls, fragments: Iterable[SampleFragment]) -> Share:
+        """Everything, for the only host."""
+        ordered = in_runs(fragments)
+        return cls(ordered, np.arange(len(ordered)), [f.metadata for f in ordered])
+
+    @property
+    def continues(self) -> np.ndarray:
+        """Whether the batch's next row begins with the step after a fragment's last, bool [n]."""
+        return _followed(self.metadata, self.fragments[0].length)[self.rows]
+
+
+def run_order(metadata: FragmentMetadata) -> Any:
+    """Sorts fragments so that those of one environment lie next to each other, in the order they were played in."""
+    return metadata.source, metadata.start_step
+
+
 def in_runs(fragments: Iterable[SampleFragment]) -> list[SampleFragment]:
     """The fragments with those of one environment next to each other, in the order in which they were played."""
-    return sorted(fragments, key=lambda f: (f.metadata.source, f.metadata.start_step))
+    return sorted(fragments, key=lambda f: run_order(f.metadata))
+
+
+def _followed(metadata: Sequence[FragmentMetadata], length: int) -> np.ndarray:
+    """Whether a fragment is continued by the one behind it, bool [N]."""
+    return np.array([a.continued_by(b, length) for a, b in itertools.pairwise(metadata)] + [False])
 
 
 def stack_fragments(
     fragments: Sequence[SampleFragment],
     task_weights: Mapping[str, float] = MappingProxyType({}),
     memory: StagingMemory | None = None,
+    continues: np.ndarray | None = None,
 ) -> FragmentBatch:
     """Stacks fragments; NumPy arrays.
 
@@ -64,11 +101,13 @@ def stack_fragments(
       fragments: N of them, all of the same T and spec, `in_runs`.
       task_weights: task -> weight; 1 for others.
       memory: that the arrays are made in; None: in memory of their own.
+      continues: as in FragmentBatch, for a part of a batch; None: the fragments are all there is.
     """
     memory = memory or StagingMemory()
     length = fragments[0].length
     metadata = [f.metadata for f in fragments]
-    continues = [a.continued_by(b, length) for a, b in itertools.pairwise(metadata)] + [False]
+    if continues is None:
+        continues = _followed(metadata, length)
     valid = np.array([m.valid_steps for m in metadata])
 
     def stack(*leaves: np.ndarray) -> np.ndarray:
@@ -89,7 +128,7 @@ def stack_fragments(
     return FragmentBatch(
         **columns,
         mask=(np.arange(length) < valid[:, None]).astype(np.float32),
-        continues=np.array(continues),
+        continues=continues,
         version_first=np.array([m.version_first for m in metadata], np.int32),
         weight=np.array([task_weights.get(m.task, 1.0) for m in metadata], np.float32),
     )

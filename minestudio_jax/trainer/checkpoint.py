@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer.state import Counters, TrainState
@@ -22,7 +23,8 @@ _SCORE = "return_mean"
 class Checkpointer:
     """Saves and restores (TrainState, Counters), one step per finished iteration count.
 
-    A save is complete or invisible: Orbax writes under another name and renames.
+    A save is complete or invisible: Orbax writes under another name and renames. With several hosts all of them call
+    everything here, in the same order and from their main threads, and each writes what lies on its devices.
 
     Args:
       directory: of all checkpoints of the run.
@@ -46,6 +48,7 @@ class Checkpointer:
                 best_fn=_score,  # without it Orbax stores no metrics
                 create=True,
                 enable_async_checkpointing=False,
+                multiprocessing_options=_all_hosts(),
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
         )
@@ -61,6 +64,9 @@ class Checkpointer:
     def save(self, state: TrainState, counters: Counters, score: float | None = None) -> None:
         """Writes a checkpoint; the arrays are copied before this returns, the writing goes on behind it.
 
+        With several hosts it is written when this returns: they wait for one another meanwhile, which they can do in
+        one way only at a time.
+
         Args:
           state, counters: what is saved.
           score: by which the best checkpoints are found, the higher the better; None: it is none of them.
@@ -70,8 +76,11 @@ class Checkpointer:
         if counters.iteration == self._saved:
             return
         self.flush()
-        # A host copy: the state's buffers are donated to the next update while Orbax still writes.
-        self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters, score)
+        if jax.process_count() > 1:
+            self._write(_as_dict(state), counters, score)
+        else:
+            # A host copy: the state's buffers are donated to the next update while Orbax still writes.
+            self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters, score)
         self._saved = counters.iteration
 
     def flush(self) -> None:
@@ -133,6 +142,12 @@ class Checkpointer:
             ),
             metrics={} if score is None else {_SCORE: score},
         )
+
+
+def _all_hosts() -> MultiprocessingOptions:
+    """Hosts wait for one another through their coordinator, with a deadline, instead of through their devices."""
+    several = jax.process_count() > 1
+    return MultiprocessingOptions(active_processes=set(range(jax.process_count())) if several else None)
 
 
 def _score(metrics: dict[str, float]) -> float:

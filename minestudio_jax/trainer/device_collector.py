@@ -55,7 +55,10 @@ class DeviceCollector:
         self._begin: Any = jax.jit(self._on_each(begin_one, (P("data"),), P("data")), out_shardings=spread)
         collect = make_collect(policy, world, fragments_per_env, fragment_length, discount)
         self._collect: Any = jax.jit(
-            self._on_each(collect, (P(), P("data")), (P("data"), P("data"), P("data"))), donate_argnums=1
+            self._on_each(collect, (P(), P("data")), (P("data"), P("data"), P("data"))),
+            donate_argnums=1,
+            # The conductor hears of all episodes, those on other hosts too.
+            out_shardings=(spread, spread, sharding.replicated(mesh)),
         )
 
     def abstract(self) -> Any:

@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jax.sharding import NamedSharding
 
-from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
-from minestudio_jax.trainer.batch import FragmentBatch, in_runs, stack_fragments
+from minestudio_jax.rollout.fragment import FragmentMetadata
+from minestudio_jax.trainer import placement
+from minestudio_jax.trainer.batch import FragmentBatch, Share, stack_fragments
 from minestudio_jax.trainer.device_rollout import Ended
 from minestudio_jax.trainer.staging import StagingMemory
 
-# Called with (timeout_s, ahead); gives an iteration's fragments, or None if there were not enough within `timeout_s`
-# seconds. `ahead` iterations will have been finished before these fragments' one begins, those under way included.
-FragmentSource = Callable[[float, int], Sequence[SampleFragment] | None]
+# Called with (timeout_s, ahead); gives this host's share of an iteration's fragments, or None if there were not enough
+# within `timeout_s` seconds. `ahead` iterations will have been finished before these fragments' one begins, those under
+# way included.
+FragmentSource = Callable[[float, int], Share | None]
 
 _POLL_S = 0.5  # how often a waiting thread looks whether it should stop
 
@@ -28,8 +29,8 @@ class LoadedBatch:
     """One iteration's data.
 
     Attributes:
-      batch: on the device.
-      steps: genuine steps.
+      batch: on the devices, of all hosts.
+      steps: genuine steps, of all hosts.
       auxiliary_data: of the auxiliary losses, on the device.
       metadata: of each fragment, in the batch's order; empty if the learner collected it itself.
       ended: episodes that ended in it, if the learner collected it itself.
@@ -105,14 +106,14 @@ class FragmentLoader:
             if not self._wanted.acquire(timeout=_POLL_S):
                 continue
             try:
-                fragments = None
-                while fragments is None and not self._stop.is_set():
+                share = None
+                while share is None and not self._stop.is_set():
                     # Anew each time: the learner may have finished an iteration meanwhile.
-                    fragments = self._source(_POLL_S, self._fetched - self._finished)
-                if fragments is None:
+                    share = self._source(_POLL_S, self._fetched - self._finished)
+                if share is None:
                     return
                 self._fetched += 1
-                self._ready.put(self._load(fragments))
+                self._ready.put(self._load(share))
             except BaseException as error:  # handed to the consumer, who raises it
                 self._ready.put(error)
                 return
@@ -137,15 +138,15 @@ class DirectLoader:
 
     def next(self, timeout_s: float) -> LoadedBatch | None:
         """As FragmentLoader.next."""
-        fragments = self._source(timeout_s, 0)
-        return None if fragments is None else self._load(fragments)
+        share = self._source(timeout_s, 0)
+        return None if share is None else self._load(share)
 
     def close(self) -> None:
         """There is nothing to stop."""
 
 
 class _Load:
-    """Makes a LoadedBatch of an iteration's fragments."""
+    """Makes a LoadedBatch of this host's share of an iteration's fragments."""
 
     def __init__(
         self,
@@ -156,11 +157,11 @@ class _Load:
         self._sharding, self._task_weights, self._auxiliary_data = sharding, task_weights, auxiliary_data
         self._memory = StagingMemory()
 
-    def __call__(self, fragments: Sequence[SampleFragment]) -> LoadedBatch:
-        fragments = in_runs(fragments)
+    def __call__(self, share: Share) -> LoadedBatch:
+        stacked = stack_fragments(share.fragments, self._task_weights, self._memory, share.continues)
         return LoadedBatch(
-            batch=jax.device_put(stack_fragments(fragments, self._task_weights, self._memory), self._sharding),
-            steps=sum(f.metadata.valid_steps for f in fragments),
+            batch=placement.from_rows(stacked, share.rows, len(share.metadata), self._sharding),
+            steps=sum(m.valid_steps for m in share.metadata),
             auxiliary_data=self._auxiliary_data(),
-            metadata=[f.metadata for f in fragments],
+            metadata=share.metadata,
         )

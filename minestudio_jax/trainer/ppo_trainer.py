@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from minestudio_jax.config import TrainerConfig, fragments_per_iteration
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Params, Policy
-from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer import placement, sharding
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import BadUpdates, LearningFailure
 from minestudio_jax.trainer.batch import abstract_batch
@@ -39,6 +40,10 @@ log = logging.getLogger(__name__)
 
 class PPOTrainer:
     """The learner: owns the train state, its checkpoints and the published versions.
+
+    With several hosts each has one, and all of them must be made, and told the same things in the same order: making
+    it, `compile`, `publish`, `iterate`, `set_progress`, `checkpoint`. Files are written by the first host alone, but
+    for checkpoints, of which each writes what lies on its devices.
 
     Args:
       config: the whole run's settings of the learner.
@@ -70,6 +75,7 @@ class PPOTrainer:
     ) -> None:
         self._config = config
         mesh = sharding.data_mesh()
+        first_host = jax.process_index() == 0
         self._batch_sharding = sharding.along_data(mesh)
 
         initial = jax.jit(partial(initial_state, policy, config, seed), out_shardings=sharding.replicated(mesh))
@@ -90,7 +96,8 @@ class PPOTrainer:
         self.last_ended: Ended | None = None
 
         # A process that was killed may have published more than its last checkpoint knows of.
-        policy_store.remove_newer_versions(run_dir / "versions", self.counters.policy_version)
+        if first_host:
+            policy_store.remove_newer_versions(run_dir / "versions", self.counters.policy_version)
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
         self._abstract_batch = sharding.with_sharding(
             abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
@@ -100,14 +107,25 @@ class PPOTrainer:
         self._auxiliary.check(spec)
         self._auxiliary_sharding = sharding.along_data(mesh, axis=2)  # behind epochs and steps
         self._seed = seed
-        self._update: Any = jax.jit(make_update(policy, config, mesh.size, self._auxiliary), donate_argnums=0)
+        self._update: Any = jax.jit(
+            make_update(policy, config, mesh.size, self._auxiliary),
+            donate_argnums=0,
+            # What is told to the conductor lies on every device, so that each host can read it.
+            out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, self._abstract), *[sharding.replicated(mesh)] * 2),
+        )
         self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self._publisher = ParamPublisher(run_dir / "versions", publication, in_background)
-        self._bad_updates = BadUpdates(run_dir / "logs" / "bad_updates.jsonl", config.max_bad_updates)
+        self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, writes=first_host)
+        bad_updates = "bad_updates.jsonl" if first_host else f"bad_updates-host-{jax.process_index()}.jsonl"
+        self._bad_updates = BadUpdates(run_dir / "logs" / bad_updates, config.max_bad_updates)
         self._rolled_back = False
         self._score: float | None = None
         self._in_background = in_background
         self._loader: FragmentLoader | DirectLoader | None = None
+
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """Of a batch's leading axis."""
+        return self._batch_sharding
 
     def compile(self) -> Cost:
         """Compiles the update ahead of the first batch, and the collection if it is the trainer's; what it costs."""
@@ -124,14 +142,18 @@ class PPOTrainer:
         self._publisher.publish(version, self._state.params)
         self.counters = dataclasses.replace(self.counters, policy_version=version)
 
-    def open(self, source: FragmentSource) -> None:
-        """Begins to take fragments from `source`."""
+    def open(self, source: FragmentSource, ahead: int | None = None) -> None:
+        """Begins to take fragments from `source`.
+
+        Args:
+          source: of this host's shares.
+          ahead: iterations that may be asked for beyond the one that is waited for; None: as the settings say.
+        """
         auxiliary_data = partial(next, map(self._auxiliary_data, itertools.count(self.counters.iteration)))
         config, sharding = self._config, self._batch_sharding
+        ahead = config.prefetch_iterations if ahead is None else ahead
         if self._in_background:
-            self._loader = FragmentLoader(
-                source, sharding, config.prefetch_iterations, config.task_weights, auxiliary_data
-            )
+            self._loader = FragmentLoader(source, sharding, ahead, config.task_weights, auxiliary_data)
         else:
             self._loader = DirectLoader(source, sharding, config.task_weights, auxiliary_data)
 
@@ -232,13 +254,13 @@ class PPOTrainer:
         """Dispatches the collection of an iteration's data with the present parameters; does not wait for it."""
         self._rollout, batch, ended = collector.collect(self._state.params, self._rollout)
         version = np.full(batch.reward.shape[0], self.counters.policy_version, np.int32)
-        batch = dataclasses.replace(batch, version_first=jax.device_put(version, self._batch_sharding))
+        batch = dataclasses.replace(batch, version_first=placement.from_whole(version, self._batch_sharding))
         auxiliary_data = self._auxiliary_data(self.counters.iteration)
         return LoadedBatch(batch=batch, steps=collector.steps, auxiliary_data=auxiliary_data, ended=ended)
 
     def _auxiliary_data(self, iteration: int) -> Any:
-        """What the auxiliary losses draw for one iteration, on the device."""
-        return jax.device_put(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
+        """What the auxiliary losses draw for one iteration, on the devices; every host draws the same."""
+        return placement.from_whole(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
 
     def _renew_reference(self) -> None:
         """The present policy becomes the one that it is held near."""

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from minestudio_jax.trainer import placement
 from minestudio_jax.utils import policy_store
 
 KEPT_VERSIONS = 3  # a worker may still be reading the one before the newest
@@ -46,7 +47,7 @@ class Publication:
 @dataclass
 class _Version:
     number: int
-    params: Any  # a copy: on the device, or on the host once it was read in full precision
+    params: Any  # a copy: on the device, or on the host if other hosts had parts of it, or once it was read
 
 
 class ParamPublisher:
@@ -56,10 +57,14 @@ class ParamPublisher:
       kept: directory of the versions that stay.
       publication: None: nobody waits for versions, they are only kept.
       in_background: everything is written by a thread; otherwise by the caller's, before the call returns.
+      writes: False on all hosts but the first: they only help it to the parameters that lie on their devices.
     """
 
-    def __init__(self, kept: Path, publication: Publication | None, in_background: bool = True) -> None:
+    def __init__(
+        self, kept: Path, publication: Publication | None, in_background: bool = True, writes: bool = True
+    ) -> None:
         self._kept = kept
+        self._writes = writes
         self._publication = publication
         self._sent = publication.directory if publication else kept
         self._writing_to = kept
@@ -73,17 +78,21 @@ class ParamPublisher:
         self._condition = threading.Condition()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        if in_background:
+        if in_background and writes:
             self._thread = threading.Thread(target=self._run, name="param-publisher", daemon=True)
             self._thread.start()
 
     def publish(self, version: int, params: Any) -> None:
         """Hands over one version and returns, before it is even copied; the parameters may be donated afterwards.
 
+        Parameters of which some lie on other hosts alone are first collected in the first host's memory.
+
         Raises:
           RuntimeError: writing an earlier version failed.
         """
-        snapshot, _ = self._copy(params)
+        snapshot = self._copy(params)[0] if placement.on_this_host(params) else placement.gathered(params)
+        if not self._writes:
+            return
         with self._condition:
             self._raise_error()
             self._newest = self._to_send = _Version(version, snapshot)
@@ -91,12 +100,16 @@ class ParamPublisher:
 
     def keep(self) -> None:
         """Keeps the newest version that was handed over."""
+        if not self._writes:
+            return
         with self._condition:
             self._to_keep = self._newest
         self._work_is_there()
 
     def keep_as_best(self) -> None:
         """Keeps the newest version that was handed over as the best so far."""
+        if not self._writes:
+            return
         with self._condition:
             self._best = self._newest
         self._work_is_there()
@@ -173,12 +186,19 @@ class ParamPublisher:
             if publication.dtype == "float32":
                 params = version.params = jax.device_get(version.params)
             else:
-                params = jax.device_get(self._rounded(version.params))
+                params = self._fetched_rounded(version)
             path = self._written_to_be_sent(version.number, params, publication)
             policy_store.remove_versions(self._sent, KEPT_VERSIONS)
             publication.on_published(version.number, path)
         if not policy_store.list_versions(self._kept):
             self._keep(version)
+
+    def _fetched_rounded(self, version: _Version) -> Any:
+        if jax.process_count() == 1:
+            return jax.device_get(self._rounded(version.params))
+        # All hosts must run the same programs in the same order, so none is begun from this thread.
+        version.params = jax.device_get(version.params)
+        return jax.tree.map(_rounded, version.params)
 
     def _keep(self, version: _Version, as_best: bool = False) -> None:
         if not policy_store.version_path(self._kept, version.number).exists():
@@ -217,5 +237,5 @@ def _copied(tree: Any) -> tuple[Any, jax.Array]:
     return jax.tree.map(jnp.copy, tree), jnp.sum(some * some)
 
 
-def _rounded(leaf: jax.Array) -> jax.Array:
+def _rounded(leaf: Any) -> Any:
     return leaf.astype(jnp.bfloat16) if leaf.ndim >= 2 and leaf.dtype == jnp.float32 else leaf

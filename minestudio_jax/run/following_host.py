@@ -1,0 +1,142 @@
+"""A training run as every host but the first sees it: it does what it is told, together with all others.
+
+Read `follow` beside `training_run.train`: the steps are the same, and in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.policies.make_policy import make_policy, pretrained_params
+from minestudio_jax.run import ray_cluster
+from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE
+from minestudio_jax.run.conversation import HostFailure
+from minestudio_jax.run.device_experience import make_collector
+from minestudio_jax.run.host_messages import Begin, Iterate, Publish, Stop
+from minestudio_jax.run.hosts import FollowerHost
+from minestudio_jax.run.run_directory import has_checkpoint, sees_mark
+from minestudio_jax.run.run_log import log_to
+from minestudio_jax.run.shares import following_source
+from minestudio_jax.run.stop_signal import StopSignal
+from minestudio_jax.trainer.loader import LoadedBatch
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.compilation_cache import use_compilation_cache
+from minestudio_jax.utils.live_board import Board, HeartbeatLines
+from minestudio_jax.utils.seeding import derived_seed
+from minestudio_jax.utils.timing import Stopwatch
+
+_WAIT_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+def follow(config: Config, host: FollowerHost, stop: StopSignal) -> int:
+    """Takes part in a run that the first host conducts, until that ends it.
+
+    Returns:
+      Exit code: 0 after an orderly end, otherwise the first host's, or 1 if a host is gone.
+    """
+    board = HeartbeatLines(config.logger.heartbeat_s)
+    code = EXIT_FAILURE
+    try:
+        code = _follow(config, host, stop, board)
+        host.finish()
+    except Exception as raised:
+        error = host.explained(raised)
+        if isinstance(error, HostFailure):
+            code = error.code
+            log.error("%s", error)
+            board.stage(f"host {host.index}: {error}")
+            host.finish(error)
+        else:
+            code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
+            host.fail(error, code)
+            host.say_last(error)
+            raise
+    finally:
+        host.close(code)
+    return code
+
+
+def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) -> int:
+    run = config.run
+    stopped = threading.Event()
+    with ExitStack() as cleanup:
+        begin = host.next_order(3 * run.start_deadline_s + config.env.start_deadline_s, Begin)
+        directory = Path(run.dir)
+        if not sees_mark(directory, begin.mark):
+            raise ConfigError(
+                f"run.dir={run.dir!r} is not the first host's directory: all hosts need a file system that they share"
+            )
+        log_to(directory / "logs" / f"host-{host.index}.log", config.logger.level, board, cleanup)
+        if run.compilation_cache:
+            use_compilation_cache(directory / "compiled")
+        if begin.ray_address:
+            ray_cluster.join_ray(begin.ray_address)
+            cleanup.callback(ray_cluster.leave_ray)
+            stop.install()  # Ray has taken SIGTERM
+        policy = make_policy(config, begin.spec)
+        needed = fragments_per_iteration(config.trainer, jax.device_count())
+        pretrained = None if has_checkpoint(directory) else pretrained_params(config)
+        host.ready(begin)
+
+        board.stage(f"host {host.index} of {jax.process_count()} makes its part of the learner")
+        try:
+            trainer = PPOTrainer(
+                config.trainer,
+                policy,
+                begin.spec,
+                config.rollout.fragment_length,
+                directory,
+                derived_seed(run.seed, "learner"),
+                None,
+                make_collector(config, policy, needed) if config.rollout.mode == "device" else None,
+                pretrained,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        cleanup.callback(trainer.close)
+        trainer.compile()
+
+        host.ready(host.next_order(2 * run.start_deadline_s + run.stall_deadline_s, Publish))
+        trainer.publish()
+        if config.rollout.mode != "device":
+            # Whatever the first host asks for is read at once: it asks for no more than its own settings say.
+            trainer.open(following_source(host.conversation, stopped), config.trainer.prefetch_iterations + 1)
+        board.stage(f"host {host.index} learns")
+        watch = Stopwatch()
+        while True:
+            order = host.next_order(2 * run.stall_deadline_s, Iterate, Stop)
+            if isinstance(order, Stop):
+                break
+            assert order.iteration == trainer.counters.iteration, (order, trainer.counters)
+            loaded = _next_batch(trainer, host, run.stall_deadline_s)
+            host.ready(order)
+            trainer.iterate(loaded, watch)
+            progress = host.progress()
+            trainer.set_progress(progress.env_steps, progress.wall_time_s, progress.return_mean)
+            trainer.checkpoint(watch)
+        host.ready(order)
+        trainer.checkpoint(watch, force=True)
+        stopped.set()
+        board.stage(f"host {host.index} has written its part of the checkpoint after {order.reason}")
+    return 0
+
+
+def _next_batch(trainer: PPOTrainer, host: FollowerHost, deadline_s: float) -> LoadedBatch:
+    """This host's share of the next iteration's data, which it has read already, or is about to stack."""
+    give_up = time.monotonic() + deadline_s
+    while time.monotonic() < give_up:
+        loaded = trainer.wait_for_batch(_WAIT_S)
+        if loaded is not None:
+            return loaded
+        if host.conversation.failure is not None:
+            raise host.conversation.failure
+    raise TimeoutError(f"host {host.index} could not stack its share within run.stall_deadline_s={deadline_s:g}")
