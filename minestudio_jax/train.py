@@ -24,6 +24,9 @@ def main(config: Config) -> int:
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
         return 0
+    from minestudio_jax.run.ray_cluster import expect_token
+
+    expect_token(config)
     from minestudio_jax.run.training_run import train
 
     return train(config)

@@ -69,7 +69,8 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
     run = config.run
     stopped = threading.Event()
     with ExitStack() as cleanup:
-        begin = host.next_order(3 * run.start_deadline_s + config.env.start_deadline_s, Begin)
+        begin = host.next_order(3 * run.start_deadline_s + config.env.start_deadline_s)
+        assert isinstance(begin, Begin), begin
         directory = Path(run.dir)
         if not sees_mark(directory, begin.mark):
             raise ConfigError(
@@ -105,7 +106,9 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         cleanup.callback(trainer.close)
         trainer.compile()
 
-        host.ready(host.next_order(2 * run.start_deadline_s + run.stall_deadline_s, Publish))
+        publish = host.next_order(2 * run.start_deadline_s + run.stall_deadline_s)
+        assert isinstance(publish, Publish), publish
+        host.ready(publish)
         trainer.publish()
         if config.rollout.mode != "device":
             # Whatever the first host asks for is read at once: it asks for no more than its own settings say.
@@ -113,9 +116,10 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         board.stage(f"host {host.index} learns")
         watch = Stopwatch()
         while True:
-            order = host.next_order(2 * run.stall_deadline_s, Iterate, Stop)
+            order = host.next_order(2 * run.stall_deadline_s)
             if isinstance(order, Stop):
                 break
+            assert isinstance(order, Iterate), order
             assert order.iteration == trainer.counters.iteration, (order, trainer.counters)
             loaded = _next_batch(trainer, host, run.stall_deadline_s)
             host.ready(order)

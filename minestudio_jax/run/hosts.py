@@ -27,7 +27,6 @@ _EXPLANATION_S = 3.0  # an error of the devices may come before the news that a 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
-Kind = TypeVar("Kind", bound=Order)
 
 
 class Host:
@@ -153,15 +152,13 @@ class FollowerHost(Host):
         super().__init__(config, peers, stop)
         last_words.before_abort(lambda: end_at_once(str(self.conversation.failure or self._aborted())))
 
-    def next_order(self, deadline_s: float, *kinds: type[Kind]) -> Kind:
-        """What is done next, once `ready` has been called; it must be of one of these kinds.
+    def next_order(self, deadline_s: float) -> Order:
+        """What is done next, once `ready` has been called.
 
         Raises:
           HostFailure: the run ends, or nothing was said within `deadline_s`.
         """
-        order = self._heard(Prepare, deadline_s).order
-        assert isinstance(order, kinds), order
-        return order
+        return self._heard(Prepare, deadline_s).order
 
     def ready(self, order: Order) -> None:
         """Says that this host is ready, and waits until all are.

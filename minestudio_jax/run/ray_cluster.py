@@ -23,6 +23,15 @@ _STORE_PER_BUFFER = 1.5  # of the object store: what is on its way to the buffer
 _LEAST_STORE_BYTES = 128 * 2**20
 
 
+def expect_token(config: Config) -> None:
+    """To be called before Ray is imported, which then looks whether clusters want a token.
+
+    The private Ray of a first host does, and the other hosts' processes on its machine must show it.
+    """
+    if config.trainer.launcher == "external" and not config.run.ray_address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def start_ray(config: Config) -> None:
     """Starts a private Ray on this machine, or joins the cluster at run.ray_address.
 

@@ -130,7 +130,7 @@ class RayExperience:
 
     @property
     def ray_address(self) -> str:
-        return ray_cluster.own_address()
+        return self._config.run.ray_address or ray_cluster.own_address()
 
     def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
         del statistics  # workers report by themselves

@@ -33,6 +33,7 @@ class Checkpointer:
 
     def __init__(self, directory: Path, config: TrainerConfig) -> None:
         self._interval = config.save_interval
+        directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -46,7 +47,7 @@ class Checkpointer:
                     ]
                 ),
                 best_fn=_score,  # without it Orbax stores no metrics
-                create=True,
+                create=False,  # Orbax would refuse that with several hosts
                 enable_async_checkpointing=False,
                 multiprocessing_options=_all_hosts(),
             ),
