@@ -20,6 +20,7 @@ from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.host_messages import Beat, Bye, Farewell, Introduction, StopWanted
 
 _BEAT_S = 1.0
+_FAREWELL_S = 5.0  # after which a process ends that has heard another's farewell, whatever it does
 SILENCE_S = 30.0  # after which a host is given up whose connection stands
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,11 @@ class HostFailure(RuntimeError):
 
     Attributes:
       code: exit code.
-      together: nobody is gone, so that all hosts can leave JAX's coordinator in good order.
     """
 
-    def __init__(self, sentence: str, code: int = EXIT_FAILURE, together: bool = False) -> None:
+    def __init__(self, sentence: str, code: int = EXIT_FAILURE) -> None:
         super().__init__(sentence)
-        self.code, self.together = code, together
+        self.code = code
 
 
 class Conversation:
@@ -48,7 +48,8 @@ class Conversation:
       stop_wanted: called with who wants it and a signal's name, when another host was told to stop.
       my_stop: name of the signal that told this host to stop, or "".
       end_deadline_s: seconds after a host's loss in which this process must have ended by itself; then it is ended, as
-        its main thread may wait for the lost host in a way that nothing else ends.
+        its main thread may wait for the lost host in a way that nothing else ends. After a host's farewell there is
+        nothing to be saved, and it is ended sooner.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Conversation:
         self._heard_at = dict.fromkeys(peers, time.monotonic())
         self._inbox: dict[tuple[int, type], collections.deque[Any]] = collections.defaultdict(collections.deque)
         self._left: set[int] = set()
+        self._parting = False
         self._news = threading.Condition()
         self._failure: HostFailure | None = None
         self._closed = threading.Event()
@@ -86,6 +88,7 @@ class Conversation:
 
     def say(self, message: Any, peer: int | None = None) -> None:
         """Sends a message to one host, or to all. One that is gone does not get it: that is told by `hear`."""
+        self._parting |= isinstance(message, Farewell)
         for whom in self._connections if peer is None else (peer,):
             # The threads that listen and watch tell of a broken connection.
             with contextlib.suppress(OSError), self._sending[whom]:
@@ -109,7 +112,7 @@ class Conversation:
         return str(self._peers[peer])
 
     def wait_for_byes(self, timeout_s: float) -> bool:
-        """Waits until every other host has said Bye; False if one has not in time."""
+        """Waits until every other host has said Bye, or is gone after a farewell; False if one has not in time."""
         with self._news:
             return self._news.wait_for(lambda: self._left >= self._peers.keys(), timeout_s)
 
@@ -135,7 +138,9 @@ class Conversation:
             try:
                 message = connection.recv()
             except (EOFError, OSError):
-                if not self._closed.is_set() and peer not in self._left:
+                if self._parting:
+                    self._leaves(peer)
+                elif not self._closed.is_set() and peer not in self._left:
                     self._fail(HostFailure(f"{self.name(peer)} is gone: its connection broke; its log may say why"))
                 return
             self._heard_at[peer] = time.monotonic()
@@ -143,11 +148,11 @@ class Conversation:
                 self._stop_wanted(f"{message.name} at {self.name(peer)}")
             elif isinstance(message, Farewell):
                 words = f"{self.name(peer)} ended the run: {message.reason}"
-                self._fail(HostFailure(words, message.code, message.together))
+                self._fail(HostFailure(words, message.code), min(_FAREWELL_S, self._end_deadline_s))
+            elif isinstance(message, Bye):
+                self._leaves(peer)
             elif not isinstance(message, Beat):
                 with self._news:
-                    if isinstance(message, Bye):
-                        self._left.add(peer)
                     self._inbox[peer, type(message)].append(message)
                     self._news.notify_all()
 
@@ -168,19 +173,23 @@ class Conversation:
                         HostFailure(f"{self.name(peer)} has not been heard of for {SILENCE_S:g} s: it is given up")
                     )
 
-    def _fail(self, failure: HostFailure) -> None:
+    def _leaves(self, peer: int) -> None:
+        with self._news:
+            self._left.add(peer)
+            self._news.notify_all()
+
+    def _fail(self, failure: HostFailure, deadline_s: float | None = None) -> None:
         with self._news:
             if self._failure is not None:
                 return
             self._failure = failure
             self._news.notify_all()
-        self._start("end-of-host", self._end_in_time)
+        deadline_s = self._end_deadline_s if deadline_s is None else deadline_s
+        self._start("end-of-host", functools.partial(self._end_in_time, failure, deadline_s))
 
-    def _end_in_time(self) -> None:
-        if self._closed.wait(self._end_deadline_s):
-            return
-        assert self._failure is not None
-        end_at_once(f"{self._failure}; this host waited for it in vain", self._failure.code)
+    def _end_in_time(self, failure: HostFailure, deadline_s: float) -> None:
+        if not self._closed.wait(deadline_s):
+            end_at_once(str(failure), failure.code)
 
 
 def end_at_once(sentence: str, code: int = EXIT_FAILURE) -> None:

@@ -159,17 +159,15 @@ class StopWanted:
 
 @dataclass(frozen=True)
 class Farewell:
-    """I end, and with me the run.
+    """I end, and with me the run, at once.
 
     Attributes:
       reason: a sentence.
       code: exit code.
-      together: nobody is missing, so that all hosts can leave JAX's coordinator in good order.
     """
 
     reason: str
     code: int
-    together: bool
 
 
 @dataclass(frozen=True)

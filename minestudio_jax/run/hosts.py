@@ -40,7 +40,7 @@ class Host:
 
     def __init__(self, config: Config, peers: joining.Peers, stop: StopSignal) -> None:
         self._config = config
-        self._several = bool(peers)
+        self._peers, self._several = peers, bool(peers)
         self.index = jax.process_index() if peers else 0
         self.conversation = Conversation(
             peers,
@@ -98,6 +98,10 @@ class LeadHost(Host):
         """Indices of the other hosts."""
         return self.conversation.peers
 
+    def agree(self) -> None:
+        """Raises ConfigError if the hosts do not agree on settings, versions or machines."""
+        joining.check_agreement(self._config, self._peers)
+
     def together(self, order: Order) -> None:
         """Tells the other hosts what is done next and waits until they are ready for it; then all do it.
 
@@ -134,15 +138,14 @@ class LeadHost(Host):
         if isinstance(error, Exception):
             error = self.explained(error)
         complete = self.conversation.failure is None
-        if error is not None or not self._stopping:
-            self.conversation.say(Farewell(str(error) if error else "it was told to stop", code, together=complete))
-        if not complete:
-            self.conversation.wait_for_byes(_EXPLANATION_S)
-        elif self.conversation.wait_for_byes(_BYE_DEADLINE_S):
+        stopping = self._stopping and error is None
+        if not stopping:
+            self.conversation.say(Farewell(str(error or "it was told to stop"), code))
+        if not self.conversation.wait_for_byes(_BYE_DEADLINE_S if complete else _EXPLANATION_S):
+            log.warning("not all hosts have ended their part")
+        elif stopping:
             self.conversation.say(Bye())
             self._leave()
-        else:
-            log.warning("not all hosts have ended their part within %g s", _BYE_DEADLINE_S)
 
 
 class FollowerHost(Host):
@@ -181,12 +184,12 @@ class FollowerHost(Host):
     def finish(self, failure: HostFailure | None = None) -> None:
         """Says that this host has done its part, and leaves the others, with whom it may have to wait a moment."""
         self.conversation.say(Bye())
-        if failure is None or failure.together:
+        if failure is None:
             self._leave()
 
     def fail(self, error: BaseException, code: int) -> None:
         """Tells the first host that this one cannot go on."""
-        self.conversation.say(Farewell(str(error), code, together=False))
+        self.conversation.say(Farewell(str(error), code))
 
     def _heard(self, kind: type[M], deadline_s: float) -> M:
         message = self.conversation.hear(kind, 0, deadline_s)

@@ -21,9 +21,8 @@ from jax.experimental import multihost_utils
 
 from minestudio_jax import __version__
 from minestudio_jax.config import Config, ConfigError
-from minestudio_jax.run.command_line import EXIT_USAGE
 from minestudio_jax.run.control_files import whereabouts
-from minestudio_jax.run.host_messages import Farewell, Introduction
+from minestudio_jax.run.host_messages import Introduction
 
 _DIFFERENT = {("trainer", "host_index")}  # settings that may differ between hosts
 _SAME_VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ray")
@@ -43,8 +42,7 @@ def join(config: Config) -> Peers:
       Connections: of the first host to every other one, of another one to the first host, index 0; none if there is
       one host.
     Raises:
-      ConfigError: they did not come together in time, are not as many as promised, or do not agree on settings,
-        versions or devices.
+      ConfigError: they did not come together in time, or are not as many as promised, or not with as many devices.
     """
     if config.trainer.launcher == "none":
         return {}
@@ -56,10 +54,7 @@ def join(config: Config) -> Peers:
     if jax.process_count() == 1:
         return {}
     deadline = time.monotonic() + config.run.start_deadline_s
-    peers = _meet(_introduction(config), deadline)
-    if jax.process_index() == 0:
-        _check_agreement(config, peers)
-    return peers
+    return _meet(_introduction(config), deadline)
 
 
 def leave(config: Config) -> None:
@@ -209,8 +204,14 @@ def _without_delay(connected: socket.socket) -> socket.socket:
     return connected
 
 
-def _check_agreement(config: Config, peers: Peers) -> None:
-    """Refuses what differs, on all hosts, before anything is started."""
+def check_agreement(config: Config, peers: Peers) -> None:
+    """Refuses what differs between hosts, before anything is started.
+
+    Raises:
+      ConfigError: with everything that differs.
+    """
+    if not peers:
+        return
     mine = _introduction(config)
     faults = []
     for other, _ in peers.values():
@@ -229,10 +230,5 @@ def _check_agreement(config: Config, peers: Peers) -> None:
             "run.ray_address is empty, so Ray would run on the first host's machine alone, where the others cannot "
             "read fragments: start a cluster over all machines ('ray start') and give its address"
         )
-    if not faults:
-        return
-    reason = "; ".join(faults) + ": all hosts must agree"
-    for _, connection in peers.values():
-        connection.send(Farewell(reason, EXIT_USAGE, together=True))
-    leave(config)
-    raise ConfigError(reason)
+    if faults:
+        raise ConfigError("; ".join(faults) + ": all hosts must agree")

@@ -65,6 +65,7 @@ def train(config: Config) -> int:
     host = LeadHost(config, peers, stop)
     code = EXIT_FAILURE
     try:
+        host.agree()
         code = _conduct(config, host, stop, started)
     except ConfigError as error:
         code = EXIT_USAGE
