@@ -182,6 +182,11 @@ def _host_faults(config: Config) -> list[str]:
         for resource, amount in resources.items():
             if not (_is_number(amount) and amount > 0):
                 faults.append(f"{name}: {amount!r} of {resource!r} is not a number above 0")
+    if "TPU" in trainer.host_resources:
+        faults.append(
+            "trainer.host_resources: TPU hosts find one another by themselves: start the command on all of them with "
+            "trainer.launcher='external'"
+        )
     for resource in ("CPU", "GPU"):
         if resource in config.rollout.resources:
             faults.append(

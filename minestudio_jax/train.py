@@ -27,6 +27,10 @@ def main(config: Config) -> int:
     from minestudio_jax.run.ray_cluster import expect_token
 
     expect_token(config)
+    if config.trainer.launcher == "ray":
+        from minestudio_jax.run.ray_launcher import launch
+
+        return launch(config)
     from minestudio_jax.run.training_run import train
 
     return train(config)

@@ -32,9 +32,12 @@ def expect_token(config: Config) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def start_ray(config: Config) -> None:
+def start_ray(config: Config, show_output: bool = False) -> None:
     """Starts a private Ray on this machine, or joins the cluster at run.ray_address.
 
+    Args:
+      config: the run's settings.
+      show_output: what Ray's processes print is printed here.
     Raises:
       ConfigError: there is no cluster at the address.
     """
@@ -63,7 +66,7 @@ def start_ray(config: Config) -> None:
                 include_dashboard=None if address else False,
                 # What does not fit is spilled to Ray's session directory on this host, which goes when Ray is left.
                 object_store_memory=object_store_bytes(config),
-                log_to_driver=False,
+                log_to_driver=show_output,
                 logging_level=logging.ERROR,
             )
     except (ConnectionError, ValueError) as error:
