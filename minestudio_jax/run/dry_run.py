@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from minestudio_jax.config import Config, fragments_per_iteration
+from minestudio_jax.config import Config, fragments_per_iteration, num_processes
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import embedded_spec
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
@@ -20,13 +20,16 @@ def derived_figures(config: Config) -> dict[str, str]:
     Raises:
       ValueError: settings of the environment, the policy or the auxiliary losses that do not fit.
     """
-    devices = jax.device_count()
+    hosts = num_processes(config.trainer)
+    devices = hosts * jax.device_count()
     fragments = fragments_per_iteration(config.trainer, devices)
     length, trainer = config.rollout.fragment_length, config.trainer
     AuxiliaryLosses(trainer, devices)
     per_step = fragments // trainer.batches_per_iteration * trainer.gradient_accumulation
     figures = {
-        "learner devices": f"{devices} ({jax.devices()[0].device_kind})",
+        "learner devices": f"{devices} ({jax.devices()[0].device_kind})" + (
+            f" on {hosts} hosts like this one" if hosts > 1 else ""
+        ),
         "environments": str(config.rollout.num_rollout_workers * config.rollout.num_envs),
         "fragments per iteration": str(fragments),
         "steps per iteration": f"{fragments * length:,}",

@@ -82,7 +82,8 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         if begin.ray_address:
             ray_cluster.join_ray(begin.ray_address)
             cleanup.callback(ray_cluster.leave_ray)
-            stop.install()  # Ray has taken SIGTERM
+            stop.install()  # Ray has taken SIGTERM, and SIGABRT
+            host.prepare_last_words()
         policy = make_policy(config, begin.spec)
         needed = fragments_per_iteration(config.trainer, jax.device_count())
         pretrained = None if has_checkpoint(directory) else pretrained_params(config)

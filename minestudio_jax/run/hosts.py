@@ -153,6 +153,10 @@ class FollowerHost(Host):
 
     def __init__(self, config: Config, peers: joining.Peers, stop: StopSignal) -> None:
         super().__init__(config, peers, stop)
+        self.prepare_last_words()
+
+    def prepare_last_words(self) -> None:
+        """Has this process say why, should JAX abort it; call it again after a library has taken over SIGABRT."""
         last_words.before_abort(lambda: end_at_once(str(self.conversation.failure or self._aborted())))
 
     def next_order(self, deadline_s: float) -> Order:

@@ -210,23 +210,18 @@ def test_with_reuse_concurrent_leases_may_share_and_the_bound_holds():
     assert (buffer.counters.held, buffer.counters.trained) == (0, 1)
 
 
-@pytest.mark.parametrize(("chunk", "count"), [(1, 2), (2, 2), (3, 4), (2, 5), (4, 3)])
-def test_the_parts_of_a_lease_make_up_the_lease(chunk, count):
-    buffer = make(max_chunks=12, fragments_per_chunk=chunk)
-    for i in range(12):
+def test_others_find_the_entries_of_a_lease_by_their_fragments_until_it_is_released():
+    buffer = make(max_chunks=12, fragments_per_chunk=2)
+    for i in range(6):
         buffer.add(entry(i))
-    lease = buffer.lease(12)
-    parts = [buffer.part(lease.id, i, count) for i in range(count)]
-    assert [e for part in parts for e in part] == list(lease.entries)
-    sizes = [len(part) for part in parts]
-    if 12 % count == 0:
-        assert set(sizes) == {12 // count}
-    else:
-        assert all(size % chunk == 0 for size in sizes), "no chunk was cut"
-    assert buffer.part(lease.id, 0, count) == parts[0], "asked again, the same"
+    lease = buffer.lease(4)
+    wanted = [lease.entries[3], lease.entries[0]]
+    assert buffer.entries(lease.id, ids(wanted)) == wanted, "in the order in which they were asked for"
+    with pytest.raises(LookupError):
+        buffer.entries(lease.id, ids([entry(5)]))
     buffer.release(lease.id)
     with pytest.raises(LookupError, match="was released"):
-        buffer.part(lease.id, 0, count)
+        buffer.entries(lease.id, ids(wanted))
 
 
 def test_lost_fragments_are_dropped_at_the_release_and_counted():
@@ -268,7 +263,7 @@ def test_a_lease_outlives_the_expiry_of_its_fragments_but_not_the_session():
     lease = buffer.lease(1)
     buffer.set_version("s", 2)
     assert (buffer.counters.held, buffer.counters.expired) == (1, 1)
-    assert list(buffer.part(lease.id, 0, 1)) == list(lease.entries)
+    assert buffer.entries(lease.id, ids(lease.entries)) == list(lease.entries)
     buffer.release(lease.id)
     assert buffer.counters.trained == 1
     buffer.add(entry(2, version=2))
@@ -407,7 +402,7 @@ def test_the_actor_makes_producers_wait_for_room_and_consumers_for_data():
         await actor.add(["a"], entry(0).metadata, "w", 0)
         lease, _ = await waiting
         assert [e.reference for e in lease.entries] == ["a"]
-        assert list(await actor.part(lease.id, 0, 1)) == list(lease.entries)
+        assert await actor.entries(lease.id, ids(lease.entries)) == list(lease.entries)
         blocked = [asyncio.create_task(actor.add([i], entry(i).metadata, "w", i)) for i in (1, 2)]
         await asyncio.sleep(0.05)
         assert not any(task.done() for task in blocked), "what is lent takes room"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.batch import Share
 from minestudio_jax.trainer.loader import FragmentLoader
 from tests.rollout.processes import wait_until
 from tests.trainer.fragments import cut, make_fragments, tiny_policy
@@ -34,7 +35,7 @@ def open_loader():
 
 
 def test_a_batch_is_on_the_device_and_says_what_it_holds(open_loader, fragments):
-    loader = open_loader(lambda timeout_s, ahead: [cut(fragments[0], 5), *fragments[1:]])
+    loader = open_loader(lambda timeout_s, ahead: Share.whole([cut(fragments[0], 5), *fragments[1:]]))
     loaded = loader.next(30.0)
     assert isinstance(loaded.batch.reward, jax.Array)
     assert loaded.steps == 5 + 3 * 8
@@ -51,7 +52,7 @@ def test_no_more_is_fetched_ahead_than_asked(open_loader, fragments, ahead):
 
     def source(timeout_s, ahead):
         fetched.append(1)
-        return fragments
+        return Share.whole(fragments)
 
     loader = open_loader(source, ahead)
     time.sleep(0.2)
@@ -70,7 +71,7 @@ def test_the_source_is_told_how_many_iterations_lie_between(open_loader, fragmen
 
     def source(timeout_s, ahead):
         told.append(ahead)
-        return fragments
+        return Share.whole(fragments)
 
     loader = open_loader(source, prefetch)
     assert wait_until(lambda: len(told) == prefetch)
@@ -89,7 +90,7 @@ def test_waiting_ends_in_time_and_the_request_stays(open_loader, fragments):
         if not there.wait(timeout_s):
             return None
         fetched.append(1)
-        return fragments
+        return Share.whole(fragments)
 
     loader = open_loader(source)
     begin = time.monotonic()

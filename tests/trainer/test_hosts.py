@@ -1,0 +1,71 @@
+"""Learning on several hosts is learning on one: real processes, one device each, against one process with all devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.trainer import learning_host
+
+
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+def learn(out, num_processes, devices_each):
+    """Parameters, metrics of three iterations, and finished iterations."""
+    port = str(free_port())
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices_each),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", learning_host.__name__, str(out), str(num_processes), str(index), port],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(num_processes)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * num_processes, "\n".join(said)
+    with np.load(out / "params.npz") as params:
+        metrics, iteration = json.loads((out / "metrics.json").read_text())
+        return list(params.values()), metrics, iteration
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hosts")
+    return {hosts: (out / str(hosts), learn(out / str(hosts), hosts, 2 // hosts)) for hosts in (1, 2)}
+
+
+def assert_equal(one, other):
+    for a, b in zip(one[0], other[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(one[1], other[1], strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert one[2] == other[2]
+
+
+def test_two_processes_learn_what_one_with_all_devices_learns(learnt):
+    """D-31, D-41: order of rows, joints of runs across hosts, shuffling, means over all devices."""
+    (_, one), (_, two) = learnt[1], learnt[2]
+    assert_equal(one, two)
+    assert one[2] == 3
+
+
+def test_a_run_of_two_processes_continues_in_one_and_the_other_way_round(learnt):
+    """D-40: a checkpoint belongs to no number of hosts."""
+    assert_equal(learn(learnt[2][0], 1, 2), learn(learnt[1][0], 2, 1))
