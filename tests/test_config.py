@@ -115,6 +115,25 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"logger": {"sinks": ("wandb", "wandb")}}, ["logger.sinks=wandb,wandb", "twice"]),
         ({"trainer": {"reference_interval": 5}}, ["reference_update='never'", "reference_interval=5"]),
         ({"trainer": {"reference_update": "best_return"}}, ["best_return", "trainer.kl_reference_coef"]),
+        ({"trainer": {"num_hosts": 2}}, ["trainer.num_hosts=2", "trainer.launcher", "external"]),
+        ({"trainer": {"launcher": "ray"}}, ["trainer.launcher='ray'", "trainer.num_hosts"]),
+        (
+            {"trainer": {"launcher": "external", "num_hosts": 2, "host_index": 2, "coordinator": "a:1"}},
+            ["trainer.host_index=2", "trainer.num_hosts=2", "0 to 1"],
+        ),
+        ({"trainer": {"launcher": "external", "host_index": 1}}, ["host_index=1", "trainer.coordinator"]),
+        (
+            {"trainer": {"launcher": "external", "num_hosts": 1, "host_index": 0, "coordinator": "there"}},
+            ["trainer.coordinator='there'", "host:port"],
+        ),
+        ({"trainer": {"coordinator": "a:1"}}, ["trainer.coordinator='a:1'", "trainer.launcher='none'"]),
+        ({"trainer": {"host_resources": {"GPU": 1}}}, ["trainer.host_resources", "trainer.launcher='none'"]),
+        (
+            {"trainer": {"launcher": "external"}, "rollout": {"mode": "serial"}},
+            ["rollout.mode='serial'", "trainer.launcher='external'"],
+        ),
+        ({"rollout": {"resources": {"minecraft": 0}}}, ["rollout.resources", "'minecraft'", "above 0"]),
+        ({"rollout": {"resources": {"CPU": 2}}}, ["rollout.resources", "rollout.num_cpus_per_worker"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_the_remedy(sections, words):

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.host_messages import Beat, Bye, Farewell, Introduction, StopWanted
 
 _BEAT_S = 1.0
-_FAREWELL_S = 5.0  # after which a process ends that has heard another's farewell, whatever it does
+_NOTICE_S = 5.0  # for the main thread to hear of a failure; then it hangs where nothing wakes it
 SILENCE_S = 30.0  # after which a host is given up whose connection stands
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,9 @@ class Conversation:
       peers: whom each connection leads to.
       stop_wanted: called with who wants it and a signal's name, when another host was told to stop.
       my_stop: name of the signal that told this host to stop, or "".
-      end_deadline_s: seconds after a host's loss in which this process must have ended by itself; then it is ended, as
-        its main thread may wait for the lost host in a way that nothing else ends. After a host's farewell there is
-        nothing to be saved, and it is ended sooner.
+      end_deadline_s: seconds that this process has to end in good order after a host's loss. Then it is ended; so it is
+        sooner if the thread that made this, the one that the devices' work is begun from, hears nothing of the loss:
+        it waits for the lost host in a way that nothing else ends.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Conversation:
         self._parting = False
         self._news = threading.Condition()
         self._failure: HostFailure | None = None
-        self._closed = threading.Event()
+        self._owner = threading.get_ident()
+        self._noticed, self._closed = threading.Event(), threading.Event()
         for peer in peers:
             self._start(f"hearing-host-{peer}", functools.partial(self._listen, peer))
         if peers:
@@ -104,6 +106,7 @@ class Conversation:
         with self._news:
             self._news.wait_for(lambda: inbox or self._failure, timeout_s)
             if self._failure is not None:
+                self._notice()
                 raise self._failure
             return inbox.popleft() if inbox else None
 
@@ -120,11 +123,13 @@ class Conversation:
         """Whether another host's end may explain an error; the news of it may be `timeout_s` behind."""
         with self._news:
             self._news.wait_for(lambda: self._failure is not None, timeout_s)
+            self._notice()
             return self._failure
 
     def close(self) -> None:
         """Says and hears nothing more; this process may live on."""
         self._closed.set()
+        self._noticed.set()
         for peer, connection in self._connections.items():
             with self._sending[peer]:
                 connection.close()
@@ -148,7 +153,7 @@ class Conversation:
                 self._stop_wanted(f"{message.name} at {self.name(peer)}")
             elif isinstance(message, Farewell):
                 words = f"{self.name(peer)} ended the run: {message.reason}"
-                self._fail(HostFailure(words, message.code), min(_FAREWELL_S, self._end_deadline_s))
+                self._fail(HostFailure(words, message.code))
             elif isinstance(message, Bye):
                 self._leaves(peer)
             elif not isinstance(message, Beat):
@@ -173,23 +178,29 @@ class Conversation:
                         HostFailure(f"{self.name(peer)} has not been heard of for {SILENCE_S:g} s: it is given up")
                     )
 
+    def _notice(self) -> None:
+        if threading.get_ident() == self._owner:
+            self._noticed.set()
+
     def _leaves(self, peer: int) -> None:
         with self._news:
             self._left.add(peer)
             self._news.notify_all()
 
-    def _fail(self, failure: HostFailure, deadline_s: float | None = None) -> None:
+    def _fail(self, failure: HostFailure) -> None:
         with self._news:
             if self._failure is not None:
                 return
             self._failure = failure
             self._news.notify_all()
-        deadline_s = self._end_deadline_s if deadline_s is None else deadline_s
-        self._start("end-of-host", functools.partial(self._end_in_time, failure, deadline_s))
+        self._start("end-of-host", functools.partial(self._end_in_time, failure))
 
-    def _end_in_time(self, failure: HostFailure, deadline_s: float) -> None:
-        if not self._closed.wait(deadline_s):
-            end_at_once(str(failure), failure.code)
+    def _end_in_time(self, failure: HostFailure) -> None:
+        if self._noticed.wait(_NOTICE_S) and self._closed.wait(self._end_deadline_s):
+            return
+        frame = sys._current_frames().get(self._owner)
+        log.error("what this process was doing:\n%s", "".join(traceback.format_stack(frame)))
+        end_at_once(str(failure), failure.code)
 
 
 def end_at_once(sentence: str, code: int = EXIT_FAILURE) -> None:

@@ -27,9 +27,8 @@ def derived_figures(config: Config) -> dict[str, str]:
     AuxiliaryLosses(trainer, devices)
     per_step = fragments // trainer.batches_per_iteration * trainer.gradient_accumulation
     figures = {
-        "learner devices": f"{devices} ({jax.devices()[0].device_kind})" + (
-            f" on {hosts} hosts like this one" if hosts > 1 else ""
-        ),
+        "learner devices": f"{devices} ({jax.devices()[0].device_kind})"
+        + (f" on {hosts} hosts like this one" if hosts > 1 else ""),
         "environments": str(config.rollout.num_rollout_workers * config.rollout.num_envs),
         "fragments per iteration": str(fragments),
         "steps per iteration": f"{fragments * length:,}",

@@ -122,8 +122,12 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
                 break
             assert isinstance(order, Iterate), order
             assert order.iteration == trainer.counters.iteration, (order, trainer.counters)
-            loaded = _next_batch(trainer, host, run.stall_deadline_s)
-            host.ready(order)
+            if trainer.collects:
+                host.ready(order)
+                loaded = _next_batch(trainer, host, run.stall_deadline_s)
+            else:
+                loaded = _next_batch(trainer, host, run.stall_deadline_s)
+                host.ready(order)
             trainer.iterate(loaded, watch)
             progress = host.progress()
             trainer.set_progress(progress.env_steps, progress.wall_time_s, progress.return_mean)

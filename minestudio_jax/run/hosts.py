@@ -24,6 +24,8 @@ from minestudio_jax.run.stop_signal import StopSignal
 _BYE_DEADLINE_S = 30.0  # for the other hosts to end what they do, once the run has ended
 _EXPLANATION_S = 3.0  # an error of the devices may come before the news that a host is gone
 
+_ABORTED = "this process was aborted from native code, as JAX does where hosts have lost one another; the same command continues"
+
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
@@ -49,6 +51,12 @@ class Host:
             config.run.stop_deadline_s,
         )
         self._left_together = not peers
+        self.prepare_last_words()
+
+    def prepare_last_words(self) -> None:
+        """Has this process say why, should JAX abort it; call it again after a library has taken over SIGABRT."""
+        if self._config.trainer.launcher != "none":
+            last_words.before_abort(lambda: end_at_once(str(self.conversation.failure or _ABORTED)))
 
     def explained(self, error: Exception) -> Exception:
         """The loss of a host, if that is what has led to an error; the error itself otherwise."""
@@ -146,18 +154,11 @@ class LeadHost(Host):
         elif stopping:
             self.conversation.say(Bye())
             self._leave()
+        self.conversation.close()
 
 
 class FollowerHost(Host):
     """The side of every other host: it hears what is done next, and says when it is ready."""
-
-    def __init__(self, config: Config, peers: joining.Peers, stop: StopSignal) -> None:
-        super().__init__(config, peers, stop)
-        self.prepare_last_words()
-
-    def prepare_last_words(self) -> None:
-        """Has this process say why, should JAX abort it; call it again after a library has taken over SIGABRT."""
-        last_words.before_abort(lambda: end_at_once(str(self.conversation.failure or self._aborted())))
 
     def next_order(self, deadline_s: float) -> Order:
         """What is done next, once `ready` has been called.
@@ -203,6 +204,3 @@ class FollowerHost(Host):
                 "lives: its log says what it waits for"
             )
         return message
-
-    def _aborted(self) -> str:
-        return f"{self.conversation.name(0)} is gone, and with it JAX's coordinator; the same command continues"

@@ -21,7 +21,10 @@ from jax.experimental import multihost_utils
 
 from minestudio_jax import __version__
 from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.run import last_words
+from minestudio_jax.run.command_line import EXIT_USAGE
 from minestudio_jax.run.control_files import whereabouts
+from minestudio_jax.run.conversation import end_at_once
 from minestudio_jax.run.host_messages import Introduction
 
 _DIFFERENT = {("trainer", "host_index")}  # settings that may differ between hosts
@@ -71,15 +74,18 @@ def _join_devices(config: Config) -> None:
         "coordinator_address": trainer.coordinator, "num_processes": trainer.num_hosts,
         "process_id": trainer.host_index, "cluster_detection_method": "deactivate",
     }  # fmt: skip
+    how = f"at trainer.coordinator={trainer.coordinator!r}" if given else "by what JAX finds out by itself"
+    failure = (
+        f"the hosts did not join {how} within run.start_deadline_s={deadline_s}: is the command running on every host, "
+        "with the same trainer.coordinator and trainer.num_hosts, and can they reach the first one? Where JAX finds "
+        "nothing out, give these two and trainer.host_index"
+    )
+    # Late hosts are no exception to JAX, but a reason to abort the process.
+    last_words.before_abort(lambda: end_at_once(f"error: {failure}", EXIT_USAGE))
     try:
         jax.distributed.initialize(**given, initialization_timeout=deadline_s, shutdown_timeout_seconds=60)
     except (RuntimeError, ValueError) as error:
-        how = f"at trainer.coordinator={trainer.coordinator!r}" if given else "by what JAX finds out by itself"
-        raise ConfigError(
-            f"the hosts did not join {how} within run.start_deadline_s={deadline_s}: {error}; is the command running "
-            "on every host, with the same trainer.coordinator and trainer.num_hosts, and can they reach the first one? "
-            "Where JAX finds nothing out, give these two and trainer.host_index"
-        ) from error
+        raise ConfigError(f"{failure} ({error})") from error
 
 
 def _device_fault(config: Config) -> str:

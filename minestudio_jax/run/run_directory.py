@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from minestudio_jax.config import Config, ConfigError
 
+_OF_ONE_START = ("run.restart", "trainer.coordinator", "trainer.host_index")  # settings that may change every time
 _MARK = "logs/mark"
 _MARK_DEADLINE_S = 20.0
 
@@ -118,7 +119,7 @@ class RunDirectory:
                 f"{section}.{key}: {old.get(section, {}).get(key)!r} -> {value!r}"
                 for section, values in new.items()
                 for key, value in values.items()
-                if old.get(section, {}).get(key) != value and f"{section}.{key}" != "run.restart"
+                if old.get(section, {}).get(key) != value and f"{section}.{key}" not in _OF_ONE_START
             ]
         write_atomically(path, json.dumps(new, indent=2) + "\n")
         return changed

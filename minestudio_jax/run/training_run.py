@@ -52,7 +52,7 @@ def train(config: Config) -> int:
     """Trains until the last iteration, the time limit, or SIGINT or SIGTERM.
 
     Returns:
-      Exit code: 0 after an orderly end, 1 if the experience side failed (the run can be continued).
+      Exit code: 0 after an orderly end, 1 if the experience side or a host failed (the run can be continued).
     Raises:
       ConfigError: a setting turned out wrong; nothing is left running.
     """
@@ -67,12 +67,8 @@ def train(config: Config) -> int:
     try:
         host.agree()
         code = _conduct(config, host, stop, started)
-    except ConfigError as error:
-        code = EXIT_USAGE
-        host.part(error, code)
-        host.say_last(error)
-        raise
     except BaseException as error:
+        code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
         host.part(error, code)
         host.say_last(error)
         raise
@@ -131,10 +127,11 @@ def _run(
         experience = make_experience(config, directory, board, stop, needed, host)
         spec = experience.start(cleanup)
         # Before Ray is stopped, which other hosts read from.
-        cleanup.push(lambda kind, error, traceback: host.part(error, EXIT_FAILURE))
+        cleanup.push(lambda kind, error, traceback: host.part(error, EXIT_FAILURE if error else 0))
         if spec is None:
             return 0
-        host.together(Begin(directory.mark(), experience.ray_address if host.others else "", spec))
+        if host.others:
+            host.together(Begin(directory.mark(), experience.ray_address, spec))
         desk.connect(experience)
         cleanup.callback(desk.disconnect)
         board.stage("building the policy and looking for a checkpoint")
@@ -202,12 +199,10 @@ def _loop(
         watch = Stopwatch()
         iteration_started = time.monotonic()
         with watch.phase("wait"):
-            loaded = _next_batch(config, trainer, experience, metrics, board, stop)
+            loaded = _next_batch(config, trainer, experience, metrics, board, host, stop)
         if loaded is None:
             return
         last = trainer.counters
-        with watch.phase("hosts"):
-            host.together(Iterate(last.iteration))
         learned = trainer.iterate(loaded, watch)
         experience.observe(trainer, statistics)
         progress = (
@@ -243,13 +238,18 @@ def _next_batch(
     experience: Experience,
     metrics: dict[str, float],
     board: Board,
+    host: LeadHost,
     stop: StopSignal,
 ) -> LoadedBatch | None:
-    """The next iteration's data; None if it is time to stop.
+    """The next iteration's data, once all hosts have theirs; None if it is time to stop.
 
     Raises:
       RolloutFailure: nothing came within run.stall_deadline_s; says what the buffer holds.
     """
+    order = Iterate(trainer.counters.iteration)
+    if trainer.collects and not stop.event.is_set():
+        host.together(order)  # to collect is something that the devices do together already
+        return trainer.wait_for_batch(_WAIT_S)
     began = time.monotonic()
     while not stop.event.is_set():
         try:
@@ -260,6 +260,7 @@ def _next_batch(
                 return None
             raise
         if loaded is not None:
+            host.together(order)
             return loaded
         waited = time.monotonic() - began
         if waited > config.run.stall_deadline_s:

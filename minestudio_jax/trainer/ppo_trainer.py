@@ -123,6 +123,11 @@ class PPOTrainer:
         self._loader: FragmentLoader | DirectLoader | None = None
 
     @property
+    def collects(self) -> bool:
+        """Whether it collects its experience itself; `wait_for_batch` then waits for nothing."""
+        return self._collector is not None
+
+    @property
     def batch_sharding(self) -> NamedSharding:
         """Of a batch's leading axis."""
         return self._batch_sharding

@@ -1,0 +1,87 @@
+"""What hosts say to one another, without the rest of a run."""
+
+from __future__ import annotations
+
+import threading
+from multiprocessing import Pipe
+
+import pytest
+
+from minestudio_jax.run import conversation
+from minestudio_jax.run.conversation import Conversation, HostFailure
+from minestudio_jax.run.host_messages import Beat, Bye, Farewell, Go, Introduction, Publish, StopWanted
+from tests.rollout.processes import wait_until
+
+
+@pytest.fixture
+def line():
+    """A conversation with host 1, the other end of its connection, and what it has heard of stopping."""
+    here, there = Pipe()
+    wishes: list[str] = []
+    peer = Introduction(1, "machine", 42, "m", {}, {})
+    talk = Conversation({1: (peer, here)}, wishes.append, lambda: "", end_deadline_s=3600.0)
+    yield talk, there, wishes
+    talk.close()
+    there.close()
+
+
+def test_messages_of_each_kind_come_in_order_and_waiting_ends_in_time(line):
+    talk, there, _ = line
+    assert talk.hear(Go, 1, 0.01) is None
+    for message in (Go(Publish()), Beat(), Bye(), Go(Publish())):
+        there.send(message)
+    assert talk.wait_for_byes(30.0)
+    assert [talk.hear(Go, 1, 30.0) for _ in range(2)] == [Go(Publish())] * 2
+    assert talk.hear(Go, 1, 0.0) is None
+
+
+def test_a_broken_connection_ends_every_wait_and_names_the_host(line):
+    talk, there, _ = line
+    errors = []
+
+    def wait():
+        with pytest.raises(HostFailure) as raised:
+            talk.hear(Go, 1, 300.0)
+        errors.append(raised.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    there.close()
+    waiting.join(30.0)
+    assert str(errors[0]).startswith("host 1 (machine, process 42) is gone")
+    assert errors[0].code == 1
+    assert talk.explanation(0.0) is errors[0]
+
+
+def test_a_farewell_carries_reason_and_exit_code(line):
+    talk, there, _ = line
+    there.send(Farewell("no Ray", 2))
+    with pytest.raises(HostFailure, match=r"host 1 .* ended the run: no Ray") as raised:
+        talk.hear(Go, 1, 30.0)
+    assert raised.value.code == 2
+
+
+def test_a_host_that_is_silent_is_given_up(monkeypatch):
+    monkeypatch.setattr(conversation, "SILENCE_S", 0.0)
+    here, there = Pipe()
+    talk = Conversation({1: (Introduction(1, "machine", 42, "m", {}, {}), here)}, print, lambda: "", 3600.0)
+    with pytest.raises(HostFailure, match="has not been heard of"):
+        talk.hear(Go, 1, 30.0)
+    talk.close()
+    there.close()
+
+
+def test_the_wish_to_stop_reaches_the_other_side(line):
+    _, there, wishes = line
+    there.send(StopWanted("SIGTERM"))
+    assert wait_until(lambda: wishes == ["SIGTERM at host 1 (machine, process 42)"], 30.0)
+
+
+def test_who_was_told_to_stop_says_so_once():
+    here, there = Pipe()
+    talk = Conversation({0: (Introduction(0, "machine", 42, "m", {}, {}), here)}, print, lambda: "SIGINT", 3600.0)
+    heard = [there.recv() for _ in range(4)]
+    assert heard.count(StopWanted("SIGINT")) == 1
+    assert heard.count(Beat()) == 3
+    talk.close()
+    there.close()

@@ -1,0 +1,134 @@
+"""Runs on several hosts: real processes, ended in every way a host can end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.run.programs import metrics, train, wait_for_iteration
+from tests.run.test_training_run import assert_counters_never_go_back, checkpoints
+
+pytestmark = pytest.mark.timeout(600)
+
+WAIT_S = 240.0
+
+
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+def start_hosts(run_dir, *arguments, devices=2, of_each=((), ())):
+    """The same command on two hosts, with two devices each unless said otherwise."""
+    coordinator = f"--trainer.coordinator=127.0.0.1:{free_port()}"
+    return [
+        train(
+            run_dir, "--trainer.launcher=external", "--trainer.num_hosts=2", f"--trainer.host_index={index}",
+            coordinator, *arguments, *own, optimized=False, environment={"JAX_NUM_CPU_DEVICES": str(devices)},
+        )
+        for index, own in enumerate(of_each)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def hosts(request):
+    """Starts hosts, and leaves none of them behind if the test fails."""
+    programs = []
+
+    def start(*args, **kwargs):
+        programs.extend(started := start_hosts(*args, **kwargs))
+        return started
+
+    yield start
+    for program in programs:
+        if program.process.poll() is None:
+            program.kill()
+            program.wait()
+
+
+def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(hosts, tmp_path):
+    """D-39, D-40."""
+    run_dir = tmp_path / "run"
+    first, second = hosts(run_dir, "--trainer.save_interval=100000")
+    wait_for_iteration(first, run_dir, 3, WAIT_S)
+    os.kill(second.process.pid, signal.SIGTERM)
+    assert first.wait(WAIT_S) == 0, first.stdout + first.stderr
+    assert second.wait(WAIT_S) == 0, second.stdout + second.stderr
+    for program in (first, second):
+        program.assert_nothing_left()
+    assert "stopping after SIGTERM at host 1" in first.stdout
+    saved = metrics(run_dir)[-1]
+    assert checkpoints(run_dir) == [saved["iteration"]]
+    assert saved["trained_steps"] == saved["iteration"] * 2 * 2 * 4 * 8
+
+    alone = train(run_dir, optimized=False, environment={"JAX_NUM_CPU_DEVICES": "2"})
+    wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
+    os.kill(alone.process.pid, signal.SIGTERM)
+    assert alone.wait(WAIT_S) == 0, alone.stderr
+    assert f"continuing after iteration {saved['iteration']}, {saved['env_steps']:,} env steps" in alone.stdout
+    assert_counters_never_go_back(metrics(run_dir))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_host_dies_the_other_says_so_and_ends(hosts, tmp_path, victim):
+    """D-39: at once, and not after the minutes that a collective operation may take."""
+    run_dir = tmp_path / "run"
+    programs = hosts(run_dir)
+    wait_for_iteration(programs[0], run_dir, 3, WAIT_S)
+    os.kill(programs[victim].process.pid, signal.SIGKILL)
+    other = programs[1 - victim]
+    assert other.wait(60.0) == 1, other.stdout + other.stderr
+    assert f"host {victim} (" in other.stdout + other.stderr
+    assert "is gone" in other.stdout + other.stderr
+    programs[victim].wait()
+    for program in programs:
+        program.assert_nothing_left()
+    assert checkpoints(run_dir)[-1] >= 2
+
+
+def test_hosts_that_do_not_agree_are_refused_before_anything_starts(hosts, tmp_path):
+    programs = hosts(tmp_path / "run", of_each=((), ("--trainer.learning_rate=0.5",)))
+    for program in programs:
+        assert program.wait(WAIT_S) == 2, program.stdout + program.stderr
+        said = program.stdout + program.stderr
+        assert "the setting trainer.learning_rate is 0.0003 on the first host and 0.5 on host 1" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_hosts_collect_on_their_devices(hosts, tmp_path):
+    run_dir = tmp_path / "run"
+    programs = hosts(
+        run_dir, "--rollout.mode=device", "--rollout.num_cpus_per_worker=1", "--trainer.num_iterations=4", devices=1
+    )
+    for program in programs:
+        assert program.wait(WAIT_S) == 0, program.stdout + program.stderr
+        program.assert_nothing_left()
+    records = metrics(run_dir)
+    assert [r["iteration"] for r in records] == [1, 2, 3, 4]
+    assert records[-1]["env_steps"] == 4 * 2 * 4 * 8
+    assert records[-1]["episode/count"] >= 0
+    assert checkpoints(run_dir) == [2, 4]
+
+
+def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(tmp_path):
+    run_dir = tmp_path / "run"
+    program = train(
+        run_dir, "--trainer.launcher=ray", "--trainer.num_hosts=2", '--rollout.resources={"minecraft": 4}',
+        optimized=False, environment={"JAX_NUM_CPU_DEVICES": "2"},
+    )  # fmt: skip
+    try:
+        wait_for_iteration(program, run_dir, 3, WAIT_S)
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert program.wait(WAIT_S) == 0, program.stdout + program.stderr
+    finally:
+        if program.process.poll() is None:
+            program.kill()
+            program.wait()
+    program.assert_nothing_left()
+    last = metrics(run_dir)[-1]
+    assert checkpoints(run_dir)[-1] == last["iteration"]
+    assert last["trained_steps"] == last["iteration"] * 2 * 2 * 4 * 8
