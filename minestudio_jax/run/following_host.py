@@ -54,7 +54,7 @@ def follow(config: Config, host: FollowerHost, stop: StopSignal) -> int:
             code = error.code
             log.error("%s", error)
             board.stage(f"host {host.index}: {error}")
-            host.finish(error)
+            host.give_up(error)
         else:
             code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
             host.fail(error, code)

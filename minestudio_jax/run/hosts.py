@@ -24,7 +24,7 @@ from minestudio_jax.run.stop_signal import StopSignal
 _BYE_DEADLINE_S = 30.0  # for the other hosts to end what they do, once the run has ended
 _EXPLANATION_S = 3.0  # an error of the devices may come before the news that a host is gone
 
-_ABORTED = "this process was aborted from native code, as JAX does where hosts have lost one another; the same command continues"
+_ABORTED = "it was aborted from native code, as JAX does where hosts have lost one another; the same command continues"
 
 log = logging.getLogger(__name__)
 
@@ -186,11 +186,15 @@ class FollowerHost(Host):
         """
         return self._heard(Progress, self._config.run.stall_deadline_s)
 
-    def finish(self, failure: HostFailure | None = None) -> None:
-        """Says that this host has done its part, and leaves the others, with whom it may have to wait a moment."""
+    def finish(self) -> None:
+        """Says that this host has done its part, and leaves the others, for whom it may have to wait a moment."""
         self.conversation.say(Bye())
-        if failure is None:
-            self._leave()
+        self._leave()
+
+    def give_up(self, failure: HostFailure) -> None:
+        """Leaves a run that has failed; if nobody but this host has noticed, it says so."""
+        heard = failure is self.conversation.failure
+        self.conversation.say(Bye() if heard else Farewell(str(failure), failure.code))
 
     def fail(self, error: BaseException, code: int) -> None:
         """Tells the first host that this one cannot go on."""

@@ -42,6 +42,7 @@ def launch(config: Config) -> int:
         )
     # After a process has died, Ray has the others wait so long for it.
     os.environ.setdefault("JAX_DISTRIBUTED_SHUTDOWN_TIMEOUT_S", "5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.run.start_deadline_s:g}")
     stop = StopSignal()
     stop.install()
     try:
