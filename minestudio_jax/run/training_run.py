@@ -13,13 +13,15 @@ from pathlib import Path
 
 import jax
 
-from minestudio_jax.config import Config, ConfigError, fragments_per_iteration, task_shares
+from minestudio_jax.config import Config, ConfigError, task_shares
 from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
 from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.control_desk import ControlDesk
+from minestudio_jax.run.devices import use_cpu_devices
 from minestudio_jax.run.experience import Experience, check_experience, make_experience
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
@@ -53,7 +55,8 @@ def train(config: Config) -> int:
     started = time.monotonic()
     stop = StopSignal()
     stop.install()
-    auxiliary = AuxiliaryLosses(config.trainer, jax.device_count())
+    use_cpu_devices(config)
+    auxiliary = AuxiliaryLosses(config.trainer, batch_shards(config.trainer, jax.device_count()))
     if not config.env.factory:
         _checked_embedded_world(config, auxiliary)
     check_experience(config)

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minestudio_jax.config import TrainerConfig, fragments_per_iteration
+from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
@@ -69,11 +70,13 @@ class PPOTrainer:
         in_background: bool = True,
     ) -> None:
         self._config = config
-        mesh = sharding.data_mesh()
-        self._batch_sharding = sharding.along_data(mesh)
+        mesh = sharding.make_mesh(config)
+        self._batch_sharding = sharding.along_batch(mesh)
 
-        initial = jax.jit(partial(initial_state, policy, config, seed), out_shardings=sharding.replicated(mesh))
-        abstract = sharding.with_sharding(jax.eval_shape(initial), sharding.replicated(mesh))
+        begin = partial(initial_state, policy, config, seed)
+        shapes = jax.eval_shape(begin)
+        shardings = sharding.shardings(shapes, mesh, policy.tensor_rules())
+        abstract = sharding.with_sharding(shapes, shardings)
         self._abstract = abstract
         if collector is not None:
             abstract = dataclasses.replace(abstract, rollout=collector.abstract())
@@ -82,9 +85,13 @@ class PPOTrainer:
         restored = self._checkpointer.restore(abstract)
         self.resumed = restored is not None
         state: TrainState
-        state, self.counters = restored or (initial(pretrained), Counters())
+        if restored is None:
+            if pretrained is not None:  # straight to where they will lie: no device need hold them all
+                pretrained = jax.device_put(pretrained, shardings.params)
+            restored = jax.jit(begin, out_shardings=shardings)(params=pretrained), Counters()
+        state, self.counters = restored
         self._rollout = state.rollout
-        if collector is not None and restored is None:
+        if collector is not None and not self.resumed:
             self._rollout = collector.begin()
         self._state = dataclasses.replace(state, rollout=None)
         self.last_ended: Ended | None = None
@@ -96,11 +103,13 @@ class PPOTrainer:
             abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
             self._batch_sharding,
         )
-        self._auxiliary = AuxiliaryLosses(config, mesh.size)
+        self._auxiliary = AuxiliaryLosses(config, sharding.batch_shards(mesh))
         self._auxiliary.check(spec)
-        self._auxiliary_sharding = sharding.along_data(mesh, axis=2)  # behind epochs and steps
+        self._auxiliary_sharding = sharding.along_batch(mesh, axis=2)  # behind epochs and steps
         self._seed = seed
-        self._update: Any = jax.jit(make_update(policy, config, mesh.size, self._auxiliary), donate_argnums=0)
+        self._update: Any = jax.jit(
+            make_update(policy, config, mesh, self._auxiliary), donate_argnums=0, out_shardings=(shardings, None, None)
+        )
         self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._publisher = ParamPublisher(run_dir / "versions", publication, in_background)
         self._bad_updates = BadUpdates(run_dir / "logs" / "bad_updates.jsonl", config.max_bad_updates)
