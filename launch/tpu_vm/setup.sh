@@ -20,6 +20,7 @@ parse_options "$@"
 check_slice
 [[ -z ${OPTION[nfs]} || ${OPTION[nfs]} == ?*:/* ]] || die "--nfs=${OPTION[nfs]} is not of the form SERVER:/SHARE"
 
+need_command git "install it: it knows which files belong to the clone"
 clone=$(cd "$(dirname "$0")/../.." && pwd)
 folder=FOLDER
 if ! $DRY_RUN; then
@@ -27,8 +28,9 @@ if ! $DRY_RUN; then
     trap 'rm -rf "$folder"' EXIT
 fi
 make_ray_token
-# What git ignores stays here; what is changed and not committed goes along.
-run tar -czf "$folder/minestudio_jax.tar.gz" --exclude-vcs --exclude-vcs-ignores -C "$clone" .
+# What git ignores stays here; what is changed, or new and not committed, goes along.
+from=$(quoted "$clone") to=$(quoted "$folder/minestudio_jax.tar.gz")
+run bash -o pipefail -c "git -C $from ls-files -z --cached --others --exclude-standard | tar -czf $to -C $from --null -T -"
 run cp "$RAY_TOKEN" "$folder/ray_auth_token"
 queued_resources scp "$folder/minestudio_jax.tar.gz" "$folder/ray_auth_token" "${OPTION[name]}:" --node=all --worker=all
 on_all_hosts mkdir -p minestudio_jax .ray

@@ -13,21 +13,52 @@ import yaml
 
 from tests.launch.scripts import LAUNCH, ROOT, parse
 
-# Of KubeRay's API reference (v1.6, ray.io/v1), what belongs to a RayJob; of Kubernetes' pods, what is used here.
-RAY_JOB = set(
-    "activeDeadlineSeconds backoffLimit preRunningDeadlineSeconds rayClusterSpec submitterPodTemplate metadata "
-    "clusterSelector submitterConfig managedBy deletionStrategy entrypoint runtimeEnvYAML jobId submissionMode "
-    "entrypointResources entrypointNumCpus entrypointNumGpus ttlSecondsAfterFinished shutdownAfterJobFinishes suspend".split()
-)
-RAY_CLUSTER = set(
-    "suspend managedBy authOptions autoscalerOptions headServiceAnnotations enableInTreeAutoscaling "
-    "gcsFaultToleranceOptions headGroupSpec rayVersion workerGroupSpecs upgradeStrategy".split()
-)
-GROUP = set("template rayStartParams resources labels".split())
-HEAD_GROUP = GROUP | {"headService", "enableIngress", "serviceType"}
-WORKER_GROUP = GROUP | set(
-    "groupName suspend replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds scaleStrategy".split()
-)
+# Of KubeRay's API reference (ray.io/v1), what belongs to a RayJob; of Kubernetes' pods, what is used here.
+RAY_JOB = {
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "rayClusterSpec",
+    "submitterPodTemplate",
+    "metadata",
+    "clusterSelector",
+    "submitterConfig",
+    "managedBy",
+    "deletionStrategy",
+    "entrypoint",
+    "runtimeEnvYAML",
+    "jobId",
+    "submissionMode",
+    "entrypointResources",
+    "entrypointNumCpus",
+    "entrypointNumGpus",
+    "ttlSecondsAfterFinished",
+    "shutdownAfterJobFinishes",
+    "suspend",
+    "schedule",
+}
+RAY_CLUSTER = {
+    "suspend",
+    "managedBy",
+    "authOptions",
+    "autoscalerOptions",
+    "headServiceAnnotations",
+    "enableInTreeAutoscaling",
+    "gcsFaultToleranceOptions",
+    "headGroupSpec",
+    "rayVersion",
+    "workerGroupSpecs",
+}
+HEAD_GROUP = {"template", "headService", "enableIngress", "rayStartParams", "serviceType"}
+WORKER_GROUP = {
+    "groupName",
+    "replicas",
+    "minReplicas",
+    "maxReplicas",
+    "numOfHosts",
+    "rayStartParams",
+    "template",
+    "scaleStrategy",
+}
 POD = {"containers", "volumes", "tolerations"}
 CONTAINER = {"name", "image", "env", "ports", "resources", "volumeMounts"}
 
