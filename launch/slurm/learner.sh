@@ -18,12 +18,8 @@ need_number num_hosts 1 "learner nodes"
 need_option coordinator "give NODE:PORT of the first learner node"
 $DRY_RUN || [[ -n ${SLURM_PROCID:-} ]] || die "SLURM_PROCID is not set: this script is for srun to run"
 
-devices=()
-if ((${SLURM_GPUS_ON_NODE:-0})); then
-    # Left to itself, JAX takes one GPU for each of Slurm's tasks.
-    devices=("JAX_LOCAL_DEVICE_IDS=$(seq --separator=, 0 $((SLURM_GPUS_ON_NODE - 1)))")
-fi
-command=(env "${RAY_ENVIRONMENT[@]}" "${devices[@]}" "${OPTION[venv]}/bin/python" -m minestudio_jax.train
+# Told nothing, JAX would find Slurm by itself and take one GPU for each task.
+command=(env "${RAY_ENVIRONMENT[@]}" "${OPTION[venv]}/bin/python" -m minestudio_jax.train
     "${FLAGS[@]}" --trainer.launcher=external "--trainer.num_hosts=${OPTION[num_hosts]}"
     "--trainer.host_index=${SLURM_PROCID:-0}" "--trainer.coordinator=${OPTION[coordinator]}")
 if $DRY_RUN; then

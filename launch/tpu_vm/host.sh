@@ -41,7 +41,9 @@ start_unit() { # name, properties up to --, and the command
         shift
     done
     stop_unit "$unit"
+    # The limits are those of a login: libtpu pins memory, and Ray opens many files.
     run sudo systemd-run "--unit=$unit" "--uid=$(id -un)" "--working-directory=$clone" --quiet \
+        --property=LimitMEMLOCK=infinity --property=LimitNOFILE=1048576 --property=TasksMax=infinity \
         "--property=TimeoutStopSec=$STOP_DEADLINE_S" --property=KillMode=mixed "${properties[@]}" "${@:2}"
 }
 

@@ -6,7 +6,7 @@
 #   --name=NAME          of the queued resource
 #   --zone=ZONE          of the TPUs
 #   --project=PROJECT    Google Cloud project (default: gcloud's)
-#   --nfs=SERVER:/SHARE  a directory that all hosts share, mounted at /mnt/shared (default: none)
+#   --nfs=SERVER:/SHARE  a directory that all hosts share and you may write, mounted at /mnt/shared (default: none)
 #   --dry_run            prints the commands and runs none
 #
 # The token that lets hosts into the Ray cluster is this machine's ~/.ray/auth_token, made if there is none.

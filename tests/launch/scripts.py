@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from absl import flags
 
 from minestudio_jax import config_flags
+from minestudio_jax.config_checks import validate
 
 ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
@@ -84,11 +86,12 @@ def trainer_flags(commands: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def parse(arguments: Sequence[str]) -> flags.FlagValues:
-    """The trainer's flags as the trainer reads them.
+    """The trainer's flags as the trainer reads and checks them; any port will do for one that a dry run does not know.
 
     Raises:
-      absl.flags.Error: it does not know one, or not that value.
+      absl.flags.Error, ConfigError: it does not know one, or not that value, or they do not go together.
     """
+    arguments = [re.sub(r":[A-Z_]+PORT\b", ":1024", argument) for argument in arguments]
     values = flags.FlagValues()
     config_flags.define_flags(values)
     here = os.getcwd()
@@ -98,6 +101,7 @@ def parse(arguments: Sequence[str]) -> flags.FlagValues:
     finally:
         os.chdir(here)
     assert rest == ["train"]
+    validate(config_flags.from_flags(values))
     return values
 
 

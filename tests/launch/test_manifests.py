@@ -119,6 +119,8 @@ def test_the_jobs_flags_fit_its_pods(cluster, job_flags):
     assert job_flags["run.dir"].value.startswith("/shared/")
     assert job_flags["trainer.launcher"].value == "ray"
     assert job_flags["trainer.num_hosts"].value == groups["learner"]["replicas"]
+    gpus = groups["learner"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert job_flags["trainer.host_resources"].value == {"GPU": int(gpus)}
     each = json.loads(json.loads(groups["rollout"]["rayStartParams"]["resources"]))["minecraft"]
     wanted = job_flags["rollout.resources"].value["minecraft"]
     assert wanted == job_flags["rollout.num_envs"].value
