@@ -4,11 +4,16 @@
 # A launcher declares its options, with their defaults, in OPTION before it calls parse_options; an option whose default
 # is `false` is a switch. Its head comment is its help.
 
-# An actor that was given no accelerator keeps the variables of its own runtime environment; who does not know the token
-# may not use the cluster.
+# Who does not know the token may not use the cluster; an actor that was given no accelerator keeps the variables of its
+# own runtime environment.
 # shellcheck disable=SC2034
 RAY_ENVIRONMENT=(RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0)
 RAY_TOKEN=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
+
+if ((BASH_VERSINFO[0] < 5)); then
+    echo "${0##*/}: error: this is bash $BASH_VERSION: install bash 5, and have it before the older one in PATH" >&2
+    exit 2
+fi
 
 DRY_RUN=false
 FLAGS=() # what follows -- on the command line
@@ -93,7 +98,7 @@ need_command() { # program, and how to get it; a dry run needs none
 
 has_flag() { # name of a flag of the trainer, looked for after --
     local flag
-    for flag in ${FLAGS[@]+"${FLAGS[@]}"}; do
+    for flag in "${FLAGS[@]}"; do
         [[ $flag == "--$1" || $flag == "--$1="* ]] && return
     done
     return 1

@@ -119,6 +119,10 @@ start_learner() { # index of the host
 
 stop_learners() { # why
     local pid
+    if ((${#learners[@]} < 10#${OPTION[hosts]})); then
+        echo "local_multihost.sh: $1 before all hosts were started" >&2
+        exit 143
+    fi
     echo "local_multihost.sh: $1; the hosts have ${OPTION[stop_deadline_s]} s to end" >&2
     deadline=$((SECONDS + 10#${OPTION[stop_deadline_s]}))
     for pid in "${learners[@]}"; do

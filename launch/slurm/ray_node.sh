@@ -36,6 +36,6 @@ else
     place=("--address=${OPTION[head]}:${OPTION[ray_port]}")
     wait_for_port "${OPTION[head]}" "${OPTION[ray_port]}" $HEAD_DEADLINE_S
 fi
-# The learner has the GPUs without asking Ray.
+# The learner has the GPUs without asking Ray. A folder of its own: another user's /tmp/ray may not be written.
 run env "${RAY_ENVIRONMENT[@]}" "${OPTION[venv]}/bin/ray" start --block "${place[@]}" "--num-cpus=$cpus" --num-gpus=0 \
-    "${resources[@]}"
+    "--temp-dir=/tmp/ray-$(id -un)" "${resources[@]}"

@@ -91,6 +91,16 @@ def test_ctrl_c_on_a_terminal_stops_the_hosts_in_good_order(tmp_path, started):
     hosts.assert_nothing_left()
 
 
+def test_sigterm_while_ray_starts_ends_all_at_once(tmp_path, started):
+    hosts = Hosts(tmp_path)
+    started.append(hosts)
+    assert wait_until(lambda: any("ray start" in command for command in hosts.alive().values()), 60.0)
+    hosts.process.send_signal(signal.SIGTERM)
+    assert hosts.wait() == 128 + signal.SIGTERM
+    assert "told to stop before all hosts were started" in hosts.stderr
+    hosts.assert_nothing_left()
+
+
 def test_a_host_that_does_not_end_in_time_is_killed(tmp_path, started):
     hosts = Hosts(tmp_path, ("--no_ray", "--stop_deadline_s=1"), ("--deaf=1",))
     started.append(hosts)
