@@ -1,9 +1,11 @@
 """Trained frames per second of a whole iteration, advantages and epochs, beside the same in PyTorch.
 
     python benchmarks/learner.py [--pytorch=INTERPRETER] [--networks=small,vpt] [--steps=64,256] [--compile]
+                                 [--devices=2]
 
-The small network is the quickstart's: 48x48 pixels, channels 8,16,16, memory of 128. An iteration of it learns from 16
-fragments in batches of 8, two epochs; one of VPT-1x from one fragment, one epoch. Contexts are 32 steps for VPT, the
+The small network is the quickstart's: 48x48 pixels, channels 8,16,16, memory of 128. An iteration of it learns from
+16 fragments in batches of 8, two epochs; one of VPT-1x from one fragment for each device, one epoch. With --devices the
+CPU is so many devices, and the batch is split over them. Contexts are 32 steps for VPT, the
 fragment for the small network. float32. FLOP are counted by `trainer.cost`, the ceiling is the best matrix
 product of the run. With --pytorch the same update runs in eager PyTorch (`benchmarks/learner_pytorch.py`), and with
 --compile in torch.compile too, each in a process of its own, in turns with ours.
@@ -34,6 +36,7 @@ from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.trainer.batch import FragmentBatch, abstract_batch
 from minestudio_jax.trainer.cost import Cost, cost_of
 from minestudio_jax.trainer.schedules import coefficients
+from minestudio_jax.trainer.sharding import along_batch, make_mesh, replicated
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 
@@ -63,9 +66,11 @@ def measure(
     policy: Policy, spec: EnvironmentSpec, config: TrainerConfig, fragments: int, steps: int, repeats: int
 ) -> tuple[float, Cost]:
     """Median seconds of an iteration, and its cost."""
-    state = jax.jit(partial(initial_state, policy, config, 0))()
-    batch, now = jax.device_put(random_batch(policy, spec, fragments, steps)), coefficients(config, 0, 0)
-    jitted = jax.jit(make_update(policy, config, 1), donate_argnums=0)
+    mesh = make_mesh(config)
+    state = jax.jit(partial(initial_state, policy, config, 0), out_shardings=replicated(mesh))()
+    batch = jax.device_put(random_batch(policy, spec, fragments, steps), along_batch(mesh))
+    now = coefficients(config, 0, 0)
+    jitted = jax.jit(make_update(policy, config, mesh), donate_argnums=0)
     update = jitted.lower(state, batch, now).compile()
     cost = cost_of(jitted, update, state, batch, config)
     took: list[float] = []
@@ -83,16 +88,20 @@ def main() -> None:
     parser.add_argument("--pytorch", default="", help="an interpreter with PyTorch")
     parser.add_argument("--compile", action="store_true", help="torch.compile, besides eager PyTorch")
     parser.add_argument("--repeats", type=int, default=3, help="timed iterations of each")
+    parser.add_argument("--devices", type=int, default=1, help="that the CPU is to JAX")
     arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", arguments.devices)
+    devices = arguments.devices
     top = ceiling("float32")
     print(f"{jax.devices()[0].device_kind}, {time.strftime('%Y-%m-%d')}, matrix product {top / 1e9:,.0f} GFLOP/s")
     for network in arguments.networks.split(","):
         for steps in map(int, arguments.steps.split(",")):
             small = network == "small"
-            fragments, batch, epochs, context = (16, 8, 2, steps) if small else (1, 1, 1, 32)
+            fragments, batch, epochs, context = (16, 8, 2, steps) if small else (devices, devices, 1, 32)
             config = TrainerConfig(
-                batch_size_per_device=batch, batches_per_iteration=fragments // batch, epochs_per_iteration=epochs,
-                context_length=context, learning_rate=1e-5, entropy_bonus_coef=0.01, discount=0.97,
+                batch_size_per_device=batch // devices, batches_per_iteration=fragments // batch,
+                epochs_per_iteration=epochs, context_length=context, learning_rate=1e-5, entropy_bonus_coef=0.01,
+                discount=0.97,
             )  # fmt: skip
             shape = VPTShape()
             spec = spec_of(shape)

@@ -77,10 +77,10 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
     )  # fmt: skip
     spec = EnvironmentSpec({"image": ArraySpec((size, size, 3), "uint8")}, world.action_spec)
     policy = ImpalaPolicy(spec, (8, 16, 16), 128)
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh(config)
     collector = DeviceCollector(policy, world, mesh, num_worlds, 1, length, (size, size), seed=0)
     state = jax.jit(lambda: initial_state(policy, config, 0), out_shardings=sharding.replicated(mesh))()
-    update, now = jax.jit(make_update(policy, config, mesh.size)), coefficients(config, 0, 0)
+    update, now = jax.jit(make_update(policy, config, mesh)), coefficients(config, 0, 0)
     rollout = collector.begin()
     begin = time.perf_counter()
     collector.compile(state.params)

@@ -35,6 +35,7 @@ from minestudio_jax.policies.vpt import BIAS_TERMS, VPTPolicy, VPTShape
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.schedules import coefficients
+from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 
@@ -82,7 +83,7 @@ def measure_update(policy: VPTPolicy, fragments: int, steps: int, seconds: float
     batch = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_batch(policy, spec_of(policy.shape), fragments, steps)
     )
-    update = jax.jit(make_update(policy, config, 1), donate_argnums=0)
+    update = jax.jit(make_update(policy, config, make_mesh(config)), donate_argnums=0)
     held, now = [state], coefficients(config, 0, 0)
 
     def once() -> None:

@@ -327,7 +327,20 @@ class TrainerConfig:
     weight_decay: float = _setting(0.0, "Decoupled weight decay; not on biases and norms.", lower=0)
     adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=0)
     max_grad_norm: float = _setting(5.0, "Gradients are scaled down to this global L2 norm.", lower=0)
-    batch_size_per_device: int = _setting(4, "Fragments per batch on each accelerator.", lower=1)
+    mesh: str = _setting(
+        "data:-1",
+        "How the learner's devices are arranged, axis:devices, separated by commas; -1 takes what is left. Batches are "
+        "split over data and fsdp, parameters and optimiser over fsdp and, large matrices, over tensor.",
+    )
+    cpu_devices: int = _setting(
+        0,
+        "Devices that the CPU is to a learner without accelerators: with one for each core a batch split over them is "
+        "learnt from a third faster than by one device with all cores; 0: one, or as many as JAX_NUM_CPU_DEVICES says.",
+        lower=0,
+    )
+    batch_size_per_device: int = _setting(
+        4, "Fragments per batch on each device; devices along trainer.mesh's axis tensor share them.", lower=1
+    )
     batches_per_iteration: int = _setting(8, "Batches fetched for one iteration.", lower=1)
     prefetch_iterations: int = _setting(
         1, "Iterations whose data is brought to the device before it is needed; 0 gives the freshest data.", lower=0
@@ -485,11 +498,6 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """Half a sentence that names the known word which was probably meant, or all of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-
-
-def fragments_per_iteration(trainer: TrainerConfig, num_devices: int) -> int:
-    """Fragments that one iteration trains on: batch size times devices times batches."""
-    return trainer.batch_size_per_device * num_devices * trainer.batches_per_iteration
 
 
 def num_processes(trainer: TrainerConfig) -> int:

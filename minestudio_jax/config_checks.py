@@ -25,6 +25,7 @@ from minestudio_jax.config import (
     section_types,
     task_shares,
 )
+from minestudio_jax.mesh_shape import mesh_shape
 from minestudio_jax.utils.task_assignment import assigned_tasks
 
 
@@ -255,6 +256,10 @@ def validate(config: Config) -> None:
             value = getattr(getattr(config, section), f.name)
             faults.extend(_field_faults(f"{section}.{f.name}", value, f.metadata))
     env, rollout, replay, trainer = config.env, config.rollout, config.replay, config.trainer
+    try:
+        mesh_shape(trainer.mesh)
+    except ConfigError as error:
+        faults.append(str(error))
     if rollout.fragment_length % trainer.context_length:
         faults.append(
             f"rollout.fragment_length={rollout.fragment_length} is not a multiple of "

@@ -172,9 +172,8 @@ class ImpalaPolicy(NetworkPolicy):
                 f"{dict(spec.observation)}: name a policy of your own with policy.factory"
             )
         self._hidden_size = hidden_size
-        # What a CPU gains by its caches an accelerator, or a batch split over devices, would lose.
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        at_a_time = _IMAGES_FOR_CACHES if alone else 0
+        # What a CPU gains by its caches an accelerator would lose.
+        at_a_time = _IMAGES_FOR_CACHES if jax.default_backend() == "cpu" else 0
 
         def build(rngs: nnx.Rngs) -> ImpalaNetwork:
             return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, at_a_time, rngs)

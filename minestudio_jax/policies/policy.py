@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,18 @@ class PolicyOutput(NamedTuple):
 
     logits: dict[str, jax.Array]
     value: jax.Array
+
+
+class TensorRule(NamedTuple):
+    """Which axis of some parameters devices that share a batch may split among themselves.
+
+    Attributes:
+      pattern: a regular expression, searched for in the parameters' paths, such as "network.block_0.mlp0".
+      axis: of these arrays.
+    """
+
+    pattern: str
+    axis: int
 
 
 class Policy(abc.ABC):
@@ -58,6 +70,10 @@ class Policy(abc.ABC):
           The outputs and the memory after step T-1. Any split of a sequence into consecutive calls gives
           the same outputs.
         """
+
+    def tensor_rules(self) -> Sequence[TensorRule]:
+        """How large matrices are split over the mesh's axis 'tensor'; the first rule that fits counts."""
+        return ()
 
     def for_cpu(self) -> tuple[Policy, Callable[[Params], Params]]:
         """The policy in the form in which CPUs act fastest, and what turns this one's parameters into that one's.

@@ -9,7 +9,7 @@ A network is described by `VPTShape`; `pretrained.py` reads it from OpenAI's `.m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from minestudio_jax.policies import winograd
 from minestudio_jax.policies.convolution import convolve_3x3
 from minestudio_jax.policies.grouping import in_groups
 from minestudio_jax.policies.network_policy import NetworkPolicy
-from minestudio_jax.policies.policy import Params, Policy
+from minestudio_jax.policies.policy import Params, Policy, TensorRule
 from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
@@ -438,14 +438,29 @@ class VPTPolicy(NetworkPolicy):
             )
         self.shape = shape
         self._spec, self._arithmetic = spec, Arithmetic(jnp.dtype(compute_dtype))
-        # What a CPU gains by its caches an accelerator, or a batch split over devices, would lose.
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        at_a_time = _IMAGES_FOR_CACHES if alone and max(shape.channels) >= _FULL_CACHES else 0
+        # What a CPU gains by its caches an accelerator would lose.
+        on_cpu = jax.default_backend() == "cpu"
+        at_a_time = _IMAGES_FOR_CACHES if on_cpu and max(shape.channels) >= _FULL_CACHES else 0
 
         def build(rngs: nnx.Rngs) -> VPTNetwork:
             return VPTNetwork(shape, dict(spec.action), self._arithmetic, remat, at_a_time, rngs)
 
         super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
+
+    def tensor_rules(self) -> Sequence[TensorRule]:
+        """As Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053) splits a transformer: matrices that lead into heads or
+        the hidden layer by their outputs, those that lead out by their inputs, so that a block adds up twice.
+
+        The heads are split by their inputs: 8,641 is a prime number.
+        """
+        return (
+            TensorRule(r"attn\.[qkv]\.(kernel|bias)$", -1),
+            TensorRule(r"attn\.proj\.kernel$", 0),
+            TensorRule(r"mlp0\.linear\.kernel$", 1),
+            TensorRule(r"mlp1\.linear\.kernel$", 0),
+            TensorRule(r"encoder\.dense\.linear\.kernel$", 1),  # by inputs, images would be cut into strips
+            TensorRule(r"pi\.\w+\.kernel$", 0),
+        )
 
     def for_cpu(self) -> tuple[Policy, Callable[[Params], Params]]:
         """With the convolutions' kernels transformed once, and never in bfloat16: a CPU takes up to four times as long

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import embedded_spec, embedded_world
 from minestudio_jax.rollout.episode_statistics import Episode
@@ -40,9 +41,11 @@ class DeviceExperience:
     @staticmethod
     def check(config: Config) -> None:
         devices, envs = jax.device_count(), config.rollout.num_envs
-        if envs % devices:
+        shards = batch_shards(config.trainer, devices)
+        if envs % shards:
             raise ConfigError(
-                f"rollout.num_envs={envs} worlds cannot be spread over {devices} devices: choose a multiple of them"
+                f"rollout.num_envs={envs} worlds cannot be spread over the {shards} parts that trainer.mesh="
+                f"{config.trainer.mesh!r} splits batches into on {devices} devices: choose a multiple of them"
             )
         fragments = fragments_per_iteration(config.trainer, devices)
         if fragments % envs:
@@ -108,7 +111,7 @@ def make_collector(config: Config, policy: Policy, needed: int) -> DeviceCollect
     return DeviceCollector(
         policy,
         embedded_world(config, config.env.task),
-        sharding.data_mesh(),
+        sharding.make_mesh(config.trainer),
         config.rollout.num_envs,
         needed // config.rollout.num_envs,
         config.rollout.fragment_length,

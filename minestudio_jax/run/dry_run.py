@@ -7,9 +7,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from minestudio_jax.config import Config, fragments_per_iteration, num_processes
+from minestudio_jax.config import Config, num_processes
+from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import embedded_spec
+from minestudio_jax.run.devices import use_cpu_devices
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import fragment_bytes
 
@@ -20,11 +22,12 @@ def derived_figures(config: Config) -> dict[str, str]:
     Raises:
       ValueError: settings of the environment, the policy or the auxiliary losses that do not fit.
     """
+    use_cpu_devices(config)
     hosts = num_processes(config.trainer)
     devices = hosts * jax.device_count()
     fragments = fragments_per_iteration(config.trainer, devices)
     length, trainer = config.rollout.fragment_length, config.trainer
-    AuxiliaryLosses(trainer, devices)
+    AuxiliaryLosses(trainer, batch_shards(trainer, devices))
     per_step = fragments // trainer.batches_per_iteration * trainer.gradient_accumulation
     figures = {
         "learner devices": f"{devices} ({jax.devices()[0].device_kind})"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import jax
 
-from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
-from minestudio_jax.config import Config, ConfigError, fragments_per_iteration
+from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec

@@ -13,8 +13,9 @@ from contextlib import ExitStack
 
 import jax
 
-from minestudio_jax.config import Config, ConfigError, fragments_per_iteration, task_shares
+from minestudio_jax.config import Config, ConfigError, task_shares
 from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
@@ -22,6 +23,7 @@ from minestudio_jax.run import joining
 from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE
 from minestudio_jax.run.control_desk import ControlDesk
 from minestudio_jax.run.conversation import HostFailure
+from minestudio_jax.run.devices import use_cpu_devices
 from minestudio_jax.run.experience import Experience, check_experience, make_experience
 from minestudio_jax.run.following_host import follow
 from minestudio_jax.run.host_messages import Begin, Iterate, Progress, Stop
@@ -59,6 +61,7 @@ def train(config: Config) -> int:
     started = time.monotonic()
     stop = StopSignal()
     stop.install()
+    use_cpu_devices(config)
     peers = joining.join(config)
     if 0 in peers:
         return follow(config, FollowerHost(config, peers, stop), stop)
@@ -79,7 +82,7 @@ def train(config: Config) -> int:
 
 def _conduct(config: Config, host: LeadHost, stop: StopSignal, started: float) -> int:
     """The run, as the first host sees it; see `train`."""
-    auxiliary = AuxiliaryLosses(config.trainer, jax.device_count())
+    auxiliary = AuxiliaryLosses(config.trainer, batch_shards(config.trainer, jax.device_count()))
     if not config.env.factory:
         _checked_embedded_world(config, auxiliary)
     check_experience(config)

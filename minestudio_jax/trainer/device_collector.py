@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from minestudio_jax.policies.policy import Params, Policy
@@ -21,8 +21,8 @@ class DeviceCollector:
     Args:
       policy: that acts.
       world: that is played.
-      mesh: devices; worlds are split over its axis 'data'.
-      num_envs: worlds in all, a multiple of the number of devices.
+      mesh: devices; worlds are split as batches are.
+      num_envs: worlds in all, a multiple of a batch's parts.
       fragments_per_env: consecutive fragments of each world in an iteration.
       fragment_length: T.
       image_size: height and width, pixels.
@@ -42,28 +42,24 @@ class DeviceCollector:
         seed: int,
         discount: float = 1.0,
     ) -> None:
-        per_device = num_envs // mesh.size
+        shards = sharding.batch_shards(mesh)
+        per_device = num_envs // shards
         self.steps = num_envs * fragments_per_env * fragment_length
         self._mesh = mesh
 
         def begin_one(key: jax.Array) -> DeviceRolloutState:
             return begin(policy, world, per_device, image_size, key[0])
 
-        keys = jax.random.key_data(jax.random.split(jax.random.key(seed), mesh.size))
+        keys = jax.random.key_data(jax.random.split(jax.random.key(seed), shards))
         self._keys = np.asarray(keys)
-        spread = NamedSharding(mesh, P("data"))
-        self._begin: Any = jax.jit(self._on_each(begin_one, (P("data"),), P("data")), out_shardings=spread)
+        rows = P(sharding.BATCH_AXES)
+        self._begin: Any = jax.jit(self._on_each(begin_one, (rows,), rows), out_shardings=sharding.along_batch(mesh))
         collect = make_collect(policy, world, fragments_per_env, fragment_length, discount)
-        self._collect: Any = jax.jit(
-            self._on_each(collect, (P(), P("data")), (P("data"), P("data"), P("data"))),
-            donate_argnums=1,
-            # The conductor hears of all episodes, those on other hosts too.
-            out_shardings=(spread, spread, sharding.replicated(mesh)),
-        )
+        self._collect: Any = jax.jit(self._on_each(collect, (P(), rows), (rows, rows, rows)), donate_argnums=1)
 
     def abstract(self) -> Any:
         """Shapes and shardings of the rollout state, for a checkpoint."""
-        return sharding.with_sharding(jax.eval_shape(self._begin, self._keys), sharding.along_data(self._mesh))
+        return sharding.with_sharding(jax.eval_shape(self._begin, self._keys), sharding.along_batch(self._mesh))
 
     def begin(self) -> DeviceRolloutState:
         """Fresh worlds."""

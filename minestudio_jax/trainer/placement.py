@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -45,16 +46,58 @@ def from_rows(tree: Any, rows: np.ndarray, num_rows: int, sharding: NamedShardin
     return jax.tree.map(place, tree)
 
 
-def from_whole(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays that every host has as a whole, NumPy arrays with the same numbers on each, where the sharding says."""
-    if sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
+def from_whole(tree: Any, sharding: Any) -> Any:
+    """Arrays that every host has as a whole, with the same numbers on each, where the sharding says.
 
-    def place(whole: Any) -> jax.Array:
+    Args:
+      tree: of NumPy arrays.
+      sharding: one for all, or a tree of them.
+    """
+
+    def place(whole: Any, its: NamedSharding) -> jax.Array:
+        if its.is_fully_addressable:
+            return jax.device_put(whole, its)
         array = np.asarray(whole)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return jax.make_array_from_callback(array.shape, its, lambda index: array[index])
 
-    return jax.tree.map(place, tree)
+    if isinstance(sharding, NamedSharding):
+        return jax.tree.map(lambda whole: place(whole, sharding), tree)
+    return jax.tree.map(place, tree, sharding)
+
+
+def everywhere(tree: Any) -> Any:
+    """Arrays as they can be read on every host. All hosts must call it at the same time."""
+    return jax.tree.map(lambda leaf: leaf if _readable(leaf) else _replicate(leaf.sharding.mesh)(leaf), tree)
+
+
+def first_host_has(tree: Any) -> bool:
+    """Whether everything lies on devices of the first host; the answer is the same on all hosts."""
+
+    def has(leaf: jax.Array) -> bool:
+        its = {
+            tuple(span.indices(size)[:2] for span, size in zip(index, leaf.shape, strict=True))
+            for device, index in leaf.sharding.devices_indices_map(leaf.shape).items()
+            if device.process_index == 0  # type: ignore[attr-defined]
+        }
+        return sum(math.prod(end - begin for begin, end in part) for part in its) == leaf.size
+
+    return all(has(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def fetched(tree: Any) -> Any:
+    """NumPy arrays of what lies on this host's devices, in parts or as a whole; this host's affair alone."""
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or _readable(leaf):
+            return np.asarray(leaf)
+        whole = np.empty(leaf.shape, leaf.dtype)
+        for shard in leaf.addressable_shards:
+            whole[shard.index] = np.asarray(shard.data)
+        return whole
+
+    if all(not isinstance(leaf, jax.Array) or _readable(leaf) for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)  # all transfers at a time
+    return jax.tree.map(fetch, tree)
 
 
 def gathered(tree: Any) -> Any:
@@ -63,20 +106,15 @@ def gathered(tree: Any) -> Any:
     One array after the other is put together on the devices, so that no device ever holds more than one as a whole.
     """
     first = jax.process_index() == 0
-
-    def whole(array: jax.Array) -> np.ndarray | None:
-        if not array.is_fully_replicated:
-            assert isinstance(array.sharding, NamedSharding)
-            array = _replicate(array.sharding.mesh)(array)
-        return np.asarray(array.addressable_data(0)) if first else None
-
-    leaves = [whole(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = []
+    for leaf in jax.tree.leaves(tree):
+        whole = everywhere(leaf)
+        leaves.append(np.asarray(whole) if first else None)
     return jax.tree.unflatten(jax.tree.structure(tree), leaves) if first else None
 
 
-def on_this_host(tree: Any) -> bool:
-    """Whether this host could read all arrays by itself."""
-    return all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree))
+def _readable(leaf: jax.Array) -> bool:
+    return leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 @functools.cache

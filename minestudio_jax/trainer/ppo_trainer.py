@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from minestudio_jax.config import TrainerConfig, fragments_per_iteration
+from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import placement, sharding
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
@@ -74,12 +75,14 @@ class PPOTrainer:
         in_background: bool = True,
     ) -> None:
         self._config = config
-        mesh = sharding.data_mesh()
+        mesh = sharding.make_mesh(config)
         first_host = jax.process_index() == 0
-        self._batch_sharding = sharding.along_data(mesh)
+        self._batch_sharding = sharding.along_batch(mesh)
 
-        initial = jax.jit(partial(initial_state, policy, config, seed), out_shardings=sharding.replicated(mesh))
-        abstract = sharding.with_sharding(jax.eval_shape(initial), sharding.replicated(mesh))
+        begin = partial(initial_state, policy, config, seed)
+        shapes = jax.eval_shape(begin)
+        shardings = sharding.shardings(shapes, mesh, policy.tensor_rules())
+        abstract = sharding.with_sharding(shapes, shardings)
         self._abstract = abstract
         if collector is not None:
             abstract = dataclasses.replace(abstract, rollout=collector.abstract())
@@ -88,9 +91,13 @@ class PPOTrainer:
         restored = self._checkpointer.restore(abstract)
         self.resumed = restored is not None
         state: TrainState
-        state, self.counters = restored or (initial(pretrained), Counters())
+        if restored is None:
+            if pretrained is not None:  # straight to where they will lie: no device need hold them all
+                pretrained = placement.from_whole(pretrained, shardings.params)
+            restored = jax.jit(begin, out_shardings=shardings)(params=pretrained), Counters()
+        state, self.counters = restored
         self._rollout = state.rollout
-        if collector is not None and restored is None:
+        if collector is not None and not self.resumed:
             self._rollout = collector.begin()
         self._state = dataclasses.replace(state, rollout=None)
         self.last_ended: Ended | None = None
@@ -103,15 +110,15 @@ class PPOTrainer:
             abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
             self._batch_sharding,
         )
-        self._auxiliary = AuxiliaryLosses(config, mesh.size)
+        self._auxiliary = AuxiliaryLosses(config, sharding.batch_shards(mesh))
         self._auxiliary.check(spec)
-        self._auxiliary_sharding = sharding.along_data(mesh, axis=2)  # behind epochs and steps
+        self._auxiliary_sharding = sharding.along_batch(mesh, axis=2)  # behind epochs and steps
         self._seed = seed
         self._update: Any = jax.jit(
-            make_update(policy, config, mesh.size, self._auxiliary),
+            make_update(policy, config, mesh, self._auxiliary),
             donate_argnums=0,
             # What is told to the conductor lies on every device, so that each host can read it.
-            out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, self._abstract), *[sharding.replicated(mesh)] * 2),
+            out_shardings=(shardings, *[sharding.replicated(mesh)] * 2),
         )
         self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, writes=first_host)
@@ -185,7 +192,8 @@ class PPOTrainer:
             now = coefficients(self._config, iteration, version)
             self._state, metrics, diagnosis = self._update(self._state, loaded.batch, now, loaded.auxiliary_data)
             # The iteration's one wait for the device.
-            numbers, self.last_ended, diagnosis = jax.device_get((metrics, loaded.ended, diagnosis))
+            told = (metrics, placement.everywhere(loaded.ended), diagnosis)
+            numbers, self.last_ended, diagnosis = jax.device_get(told)
             metrics = {name: float(value) for name, value in numbers.items()}
         if self._bad_updates.observe(iteration, diagnosis, loaded.metadata):
             self._roll_back()

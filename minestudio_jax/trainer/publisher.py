@@ -85,12 +85,12 @@ class ParamPublisher:
     def publish(self, version: int, params: Any) -> None:
         """Hands over one version and returns, before it is even copied; the parameters may be donated afterwards.
 
-        Parameters of which some lie on other hosts alone are first collected in the first host's memory.
+        Parameters of which parts lie on other hosts alone are first collected in the first host's memory.
 
         Raises:
           RuntimeError: writing an earlier version failed.
         """
-        snapshot = self._copy(params)[0] if placement.on_this_host(params) else placement.gathered(params)
+        snapshot = self._copy(params)[0] if placement.first_host_has(params) else placement.gathered(params)
         if not self._writes:
             return
         with self._condition:
@@ -184,7 +184,7 @@ class ParamPublisher:
         publication = self._publication
         if publication is not None:
             if publication.dtype == "float32":
-                params = version.params = jax.device_get(version.params)
+                params = version.params = placement.fetched(version.params)
             else:
                 params = self._fetched_rounded(version)
             path = self._written_to_be_sent(version.number, params, publication)
@@ -197,12 +197,12 @@ class ParamPublisher:
         if jax.process_count() == 1:
             return jax.device_get(self._rounded(version.params))
         # All hosts must run the same programs in the same order, so none is begun from this thread.
-        version.params = jax.device_get(version.params)
+        version.params = placement.fetched(version.params)
         return jax.tree.map(_rounded, version.params)
 
     def _keep(self, version: _Version, as_best: bool = False) -> None:
         if not policy_store.version_path(self._kept, version.number).exists():
-            self._written(self._kept, version.number, jax.device_get(version.params))
+            self._written(self._kept, version.number, placement.fetched(version.params))
         if as_best:
             policy_store.keep_as_best(self._kept, version.number)
         policy_store.remove_versions(self._kept, KEPT_VERSIONS)

@@ -54,18 +54,15 @@ class Counters:
 
 
 def make_optimizer(config: TrainerConfig) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm, for a learning rate of 1; the caller multiplies its change.
+    """AdamW for a learning rate of 1; the caller clips the gradient and multiplies the change.
 
     Nothing with fewer than two axes decays.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            1.0,
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
-        ),
+    return optax.adamw(
+        1.0,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
     )
 
 

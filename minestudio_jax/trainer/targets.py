@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies import heads
@@ -14,6 +17,8 @@ from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import losses
 from minestudio_jax.trainer.advantages import joined_generalized_advantage_estimation, joined_vtrace, normalized
 from minestudio_jax.trainer.batch import FragmentBatch
+from minestudio_jax.trainer.collectives import everywhere, gathered, on_shards
+from minestudio_jax.trainer.sharding import BATCH_AXES, partition_specs
 
 _LAGS = 3  # versions of lag that have a metric of their own; the last takes all beyond
 
@@ -38,14 +43,26 @@ class Targets(NamedTuple):
     old_logp: jax.Array
 
 
-def make_targets(
-    policy: Policy, config: TrainerConfig, params: Params, batch: FragmentBatch, batch_size: int
-) -> Targets:
-    """One pass over all fragments, `batch_size` at a time, then the advantages, joined over contiguous fragments."""
-    rows = batch.reward.shape[0]
-    groups = jax.tree.map(lambda x: x.reshape(rows // batch_size, batch_size, *x.shape[1:]), batch)
-    logp, value = lax.map(lambda group: _evaluate(policy, config, params, group), groups)
-    logp, value = logp.reshape(rows, -1), value.reshape(rows, -1)
+def make_targets(policy: Policy, config: TrainerConfig, mesh: Mesh, params: Params, batch: FragmentBatch) -> Targets:
+    """One pass over all fragments, a batch at a time, then the advantages, joined over contiguous fragments.
+
+    Each device passes over its own fragments. Their advantages it computes for all: a run may go from one to another.
+
+    Args:
+      policy, config, mesh: as `trainer.update.make_update`.
+      params: of the pass.
+      batch: `with_few_everywhere`.
+    """
+    specs = partition_specs(params, mesh, policy.tensor_rules())
+
+    def evaluate(params: Params, batch: FragmentBatch) -> tuple[jax.Array, jax.Array]:
+        params = gathered(params, specs)
+        groups = jax.tree.map(lambda x: x.reshape(-1, config.batch_size_per_device, *x.shape[1:]), batch)
+        logp, value = lax.map(lambda group: _evaluate(policy, config, params, group), groups)
+        return logp.reshape(-1, *logp.shape[2:]), value.reshape(-1, *value.shape[2:])
+
+    rows = P(BATCH_AXES)
+    logp, value = everywhere(mesh, on_shards(mesh, evaluate, (specs, rows), (rows, rows))(params, batch))
     transitions = (
         batch.reward, value, batch.terminated, batch.truncated, batch.truncation_value, batch.continues,
     )  # fmt: skip
@@ -58,6 +75,8 @@ def make_targets(
         advantage, value_target = joined_generalized_advantage_estimation(
             *transitions, config.discount, config.gae_lambda
         )
+    # Said again behind the scans, or the compiler would split these.
+    advantage, value_target = everywhere(mesh, (advantage, value_target))
     raw = advantage * batch.mask
     return Targets(
         normalized(advantage, batch.mask) if config.normalize_advantage_full_batch else raw,
@@ -67,6 +86,12 @@ def make_targets(
         logp,
         batch.behaviour_logp if config.off_policy == "behaviour" else logp,
     )
+
+
+def with_few_everywhere(mesh: Mesh, batch: FragmentBatch) -> FragmentBatch:
+    """The batch with all on every device that is one number a step or less: what is computed of these needs all."""
+    many = {name: getattr(batch, name) for name in ("obs", "action", "policy_state")}
+    return dataclasses.replace(everywhere(mesh, dataclasses.replace(batch, **dict.fromkeys(many))), **many)
 
 
 def target_metrics(batch: FragmentBatch, targets: Targets, version: jax.Array) -> dict[str, jax.Array]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies import heads
@@ -21,9 +24,18 @@ from minestudio_jax.policies.policy import Params, Policy, PolicyOutput
 from minestudio_jax.trainer import losses
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import FragmentBatch
+from minestudio_jax.trainer.collectives import gathered, global_norm, laid_out, on_shards, summed
 from minestudio_jax.trainer.schedules import Coefficients
+from minestudio_jax.trainer.sharding import BATCH_AXES, batch_shards, partition_specs
 from minestudio_jax.trainer.state import TrainState, make_optimizer
-from minestudio_jax.trainer.targets import Targets, contexts, make_targets, split_last, target_metrics
+from minestudio_jax.trainer.targets import (
+    Targets,
+    contexts,
+    make_targets,
+    split_last,
+    target_metrics,
+    with_few_everywhere,
+)
 
 Metrics = dict[str, jax.Array]
 
@@ -43,15 +55,13 @@ class Diagnosis(NamedTuple):
 Update = Callable[..., tuple[TrainState, Metrics, Diagnosis]]
 
 
-def make_update(
-    policy: Policy, config: TrainerConfig, num_devices: int, auxiliary: AuxiliaryLosses | None = None
-) -> Update:
+def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: AuxiliaryLosses | None = None) -> Update:
     """The update of one iteration.
 
     Args:
       policy: being trained.
       config: losses, batch sizes, epochs.
-      num_devices: over which the batch's leading axis is split; shuffling never moves a fragment across.
+      mesh: of the devices, see `trainer.sharding`; shuffling never moves a fragment from one to another.
       auxiliary: losses besides PPO's.
     Returns:
       `update(state, batch, coefficients, auxiliary_data) -> (state, metrics, diagnosis)`, the last argument being what
@@ -59,16 +69,18 @@ def make_update(
       nothing.
     """
     optimizer = make_optimizer(config)
-    batch_size = config.batch_size_per_device * num_devices
+    shards = batch_shards(mesh)
+    rules = policy.tensor_rules()
 
     def update(
         state: TrainState, batch: FragmentBatch, coefficients: Coefficients, auxiliary_data: Sequence[Any] = ()
     ) -> tuple[TrainState, Metrics, Diagnosis]:
-        start = make_targets(policy, config, state.params, batch, batch_size)
+        specs, reference_specs = (partition_specs(tree, mesh, rules) for tree in (state.params, state.reference))
+        batch = with_few_everywhere(mesh, batch)
+        start = make_targets(policy, config, mesh, state.params, batch)
         params = policy.update_value_statistics(state.params, start.value_target, batch.mask)
         key = jax.random.wrap_key_data(state.key)
         key, shuffle_key = jax.random.split(key)
-        numbers = jnp.arange(batch.reward.shape[0], dtype=jnp.int32)
         batch = _with_mean_weight_one(batch)
 
         def epoch(carry: Any, inputs: Any) -> tuple[Any, Any]:
@@ -76,26 +88,42 @@ def make_update(
             targets = start
             if config.advantage_refresh == "epoch":
                 targets = lax.cond(number > 0, lambda: refreshed(carry[0]), lambda: start)
-            order = jax.random.permutation(epoch_key, config.batches_per_iteration * config.batch_size_per_device)
-            groups = _shuffled_groups((batch, targets, numbers), order, config, num_devices)
-            return lax.scan(optimizer_step, carry, (groups, its_auxiliary_data))
+            order = jax.random.permutation(epoch_key, batch.reward.shape[0] // shards)
+            groups = order.reshape(-1, config.gradient_accumulation, config.batch_size_per_device)
+            return lax.scan(partial(optimizer_step, targets), carry, (groups, its_auxiliary_data))
 
         def refreshed(params: Params) -> Targets:
-            targets = make_targets(policy, config, params, batch, batch_size)
+            targets = make_targets(policy, config, mesh, params, batch)
             return targets._replace(old_logp=start.old_logp) if config.off_policy == "recompute" else targets
 
-        def optimizer_step(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        def shard_gradient(
+            params: Params, reference: Params | None, batch: FragmentBatch, targets: Targets, group: jax.Array,
+            coefficients: Coefficients, count: jax.Array,
+        ) -> tuple[Params, Metrics]:  # fmt: skip
+            """Of one device's fragments with the numbers `group` [accumulation, B], added up over all."""
+            params, reference = gathered(params, specs), gathered(reference, reference_specs)
+            fragments = jax.tree.map(lambda x: x[group], (batch, targets))
+            gradient, metrics = accumulated_gradient(policy, config, params, reference, fragments, coefficients, count)
+            return summed(gradient, specs), jax.tree.map(lambda x: lax.psum(x, BATCH_AXES), metrics)
+
+        rows = P(BATCH_AXES)
+        gradient_of = on_shards(mesh, shard_gradient, (specs, reference_specs, rows, rows, P(), P(), P()), (specs, P()))
+
+        def optimizer_step(targets: Targets, carry: Any, inputs: Any) -> tuple[Any, Any]:
             params, optimizer_state = carry
-            (fragments, targets, rows), its_auxiliary_data = inputs
-            gradient, metrics = accumulated_gradient(
-                policy, config, params, state.reference, (fragments, targets), coefficients
-            )
+            group, its_auxiliary_data = inputs
+            fragments = _numbers(group, batch.reward.shape[0], shards)
+            count = jnp.maximum(batch.mask[fragments].sum(), 1.0)
+            gradient, metrics = gradient_of(params, state.reference, batch, targets, group, coefficients, count)
+            gradient = laid_out(mesh, gradient, specs)
             if auxiliary:
                 more, loss, said = auxiliary.gradient(policy, params, its_auxiliary_data, coefficients.warm_up)
-                gradient = jax.tree.map(jnp.add, gradient, more)
+                gradient = jax.tree.map(jnp.add, gradient, laid_out(mesh, more, specs))
                 metrics |= {**said, "loss/total": metrics["loss/total"] + loss}
-            norm = optax.tree.norm(gradient)
+            norm = global_norm(mesh, gradient, specs)
             finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
+            clipped = jnp.where(norm < config.max_grad_norm, 1.0, config.max_grad_norm / jnp.maximum(norm, 1e-30))
+            gradient = jax.tree.map(lambda g: clipped * g, gradient)
             change, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
             # In warm-up only the value head may move, whatever weight decay says.
             change = jax.tree.map(
@@ -105,7 +133,7 @@ def make_update(
             )
             new = (optax.apply_updates(params, change), new_optimizer_state)
             kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carry)
-            return kept, (metrics | {"ppo/grad_norm": norm}, Diagnosis(~finite, rows.reshape(-1)))
+            return kept, (metrics | {"ppo/grad_norm": norm}, Diagnosis(~finite, fragments))
 
         keys = jax.random.split(shuffle_key, config.epochs_per_iteration)
         (params, optimizer_state), (metrics, diagnosis) = lax.scan(
@@ -120,17 +148,17 @@ def make_update(
 
 def accumulated_gradient(
     policy: Policy, config: TrainerConfig, params: Params, reference: Params | None,
-    group: tuple[FragmentBatch, Targets], coefficients: Coefficients,
+    group: tuple[FragmentBatch, Targets], coefficients: Coefficients, count: jax.Array,
 ) -> tuple[Params, Metrics]:  # fmt: skip
-    """Gradient of the weighted mean loss over all genuine steps of a group of batches, context by context.
+    """Gradient of the weighted loss of a group of batches, context by context.
 
     The reference, if there is one, sees the same history: it begins a fragment with the memory that came with it, which
     is that of the policy that acted, and carries its own from there on.
 
     Args:
       group: FragmentBatch and Targets of [accumulation, B, ...].
+      count: genuine steps that the loss is the mean over, those of other devices included.
     """
-    count = jnp.maximum(group[0].mask.sum(), 1.0)
 
     def one_context(memories: Any, inputs: Any) -> tuple[Any, tuple[Params, Metrics]]:
         memory, reference_memory = memories
@@ -202,7 +230,7 @@ def _objective(
     coefficients: Coefficients,
     count: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """One context's share of the loss: weighted sums over its genuine steps divided by the whole group's count."""
+    """One context's share of the loss: weighted sums over its genuine steps divided by the whole step's count."""
 
     def mean(x: jax.Array) -> jax.Array:
         return _weighted_sum(x, inputs["weight"]) / count
@@ -250,16 +278,7 @@ def _means(metrics: Metrics, skipped: jax.Array) -> Metrics:
     return means | {"ppo/skipped_updates": jnp.sum(skipped, dtype=jnp.float32)}
 
 
-def _shuffled_groups(tree: Any, order: jax.Array, config: TrainerConfig, num_devices: int) -> Any:
-    """[N, ...] to [optimiser steps, accumulation, B, ...], each device's rows permuted among themselves."""
-    steps = config.batches_per_iteration // config.gradient_accumulation
-
-    def regroup(x: jax.Array) -> jax.Array:
-        rows = x.reshape(num_devices, -1, *x.shape[1:])[:, order]
-        rows = rows.reshape(
-            num_devices, steps, config.gradient_accumulation, config.batch_size_per_device, *x.shape[1:]
-        )
-        rows = jnp.moveaxis(rows, 0, 2)
-        return rows.reshape(steps, config.gradient_accumulation, -1, *x.shape[1:])
-
-    return jax.tree.map(regroup, tree)
+def _numbers(group: jax.Array, rows: int, shards: int) -> jax.Array:
+    """Of the fragments that each device counts as `group` [accumulation, B]: their places among all rows, [F]."""
+    firsts = jnp.arange(shards, dtype=group.dtype) * (rows // shards)
+    return (group[:, None, :] + firsts[None, :, None]).reshape(-1)

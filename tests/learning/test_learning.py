@@ -39,7 +39,7 @@ def learn(folder, world, actions, seed, steps, policy=ImpalaPolicy, **settings):
     """Mean return and length of the episodes in the last tenth of so many steps."""
     config = TrainerConfig(**{**vars(CONFIG), **settings})
     policy = policy(EnvironmentSpec(IMAGE, {"choice": actions}), (8,), 32)
-    collector = DeviceCollector(policy, world, sharding.data_mesh(), ENVS, 1, LENGTH, (8, 8), seed)
+    collector = DeviceCollector(policy, world, sharding.make_mesh(config), ENVS, 1, LENGTH, (8, 8), seed)
     (folder / "logs").mkdir()
     trainer = PPOTrainer(
         config, policy, EnvironmentSpec(IMAGE, {"choice": actions}), LENGTH, folder, seed, None,

@@ -28,7 +28,7 @@ def start_hosts(run_dir, *arguments, devices=2, of_each=((), ())):
     return [
         train(
             run_dir, "--trainer.launcher=external", "--trainer.num_hosts=2", f"--trainer.host_index={index}",
-            coordinator, *arguments, *own, optimized=False, environment={"JAX_NUM_CPU_DEVICES": str(devices)},
+            f"--trainer.cpu_devices={devices}", coordinator, *arguments, *own, optimized=False,
         )
         for index, own in enumerate(of_each)
     ]  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(hosts, t
     assert checkpoints(run_dir) == [saved["iteration"]]
     assert saved["trained_steps"] == saved["iteration"] * 2 * 2 * 4 * 8
 
-    alone = train(run_dir, optimized=False, environment={"JAX_NUM_CPU_DEVICES": "2"})
+    alone = train(run_dir, "--trainer.cpu_devices=2", optimized=False)
     wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
     os.kill(alone.process.pid, signal.SIGTERM)
     assert alone.wait(WAIT_S) == 0, alone.stderr
@@ -117,8 +117,8 @@ def test_two_hosts_collect_on_their_devices(hosts, tmp_path):
 def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(tmp_path):
     run_dir = tmp_path / "run"
     program = train(
-        run_dir, "--trainer.launcher=ray", "--trainer.num_hosts=2", '--rollout.resources={"minecraft": 4}',
-        optimized=False, environment={"JAX_NUM_CPU_DEVICES": "2"},
+        run_dir, "--trainer.launcher=ray", "--trainer.num_hosts=2", "--trainer.cpu_devices=2",
+        '--rollout.resources={"minecraft": 4}', optimized=False,
     )  # fmt: skip
     try:
         wait_for_iteration(program, run_dir, 3, WAIT_S)

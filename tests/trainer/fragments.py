@@ -40,6 +40,7 @@ def make_fragments(
     version: int = 1,
     end_rate: float = 0.15,
     reward: Callable[[np.ndarray], np.ndarray] | None = None,
+    spec: EnvironmentSpec = SPEC,
 ) -> list[SampleFragment]:
     """`count` fragments, each the next one of its environment; two of each environment in a row.
 
@@ -48,14 +49,15 @@ def make_fragments(
       seed: of everything random.
       version: policy version of every step.
       end_rate: of terminations, and again of truncations.
-      reward: action [T] -> reward [T]; random by default.
+      reward: action [T] -> reward [T], of the first component; random by default.
+      spec: of the environments.
     """
     rng = np.random.default_rng(seed)
     apply = jitted(policy)
     fragments = []
     for n in range(count):
-        image = rng.integers(0, 255, (LENGTH + 1, 8, 8, 3), np.uint8)
-        action = rng.integers(0, 3, (LENGTH, 1)).astype(np.int32)
+        image = rng.integers(0, 255, (LENGTH + 1, *spec.observation["image"].shape), np.uint8)
+        action = {name: rng.integers(0, choices, (LENGTH, 1)).astype(np.int32) for name, choices in spec.action.items()}
         terminated = rng.random(LENGTH) < end_rate
         truncated = ~terminated & (rng.random(LENGTH) < end_rate)
         first = np.append(n % 2 == 0, terminated | truncated)
@@ -65,13 +67,15 @@ def make_fragments(
         fragments.append(
             SampleFragment(
                 obs={"image": image},
-                action={"choice": action},
-                reward=(rng.normal(size=LENGTH) if reward is None else reward(action[:, 0])).astype(np.float32),
+                action=action,
+                reward=(
+                    rng.normal(size=LENGTH) if reward is None else reward(next(iter(action.values()))[:, 0])
+                ).astype(np.float32),
                 terminated=terminated,
                 truncated=truncated,
                 truncation_value=np.where(truncated, rng.normal(size=LENGTH), 0).astype(np.float32),
                 first=first,
-                behaviour_logp=np.asarray(heads.log_prob(logits, {"choice": action[None]})[0]),
+                behaviour_logp=np.asarray(heads.log_prob(logits, {k: a[None] for k, a in action.items()})[0]),
                 behaviour_value=np.asarray(output.value[0]),
                 policy_state=state,
                 metadata=FragmentMetadata(0, 0, n // 2, n % 2, n % 2 * LENGTH, LENGTH, "s", version, version, "task"),

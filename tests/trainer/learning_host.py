@@ -1,10 +1,12 @@
 """One of several processes that learn together, or the only one, from fragments that all of them have.
 
-python -m tests.trainer.learning_host OUT NUM_PROCESSES INDEX PORT: what comes out is in OUT/params.npz, OUT/metrics.json.
+python -m tests.trainer.learning_host OUT NUM_PROCESSES INDEX PORT MESH: what comes out is in OUT/params.npz and
+OUT/metrics.json.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -14,12 +16,14 @@ import jax
 import numpy as np
 
 from minestudio_jax.config import TrainerConfig
+from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer.batch import Share
 from minestudio_jax.trainer.placement import rows_of_hosts
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
+from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.timing import Stopwatch
-from tests.trainer.fragments import LENGTH, SPEC, make_fragments, tiny_policy
+from tests.trainer.fragments import LENGTH, SPEC, make_fragments
 
 CONFIG = TrainerConfig(
     batch_size_per_device=2, batches_per_iteration=2, context_length=4, epochs_per_iteration=2, learning_rate=1e-2,
@@ -27,16 +31,17 @@ CONFIG = TrainerConfig(
 )  # fmt: skip
 
 
-def main(out: Path, num_processes: int, index: int, port: str) -> None:
+def main(out: Path, num_processes: int, index: int, port: str, mesh: str) -> None:
     if num_processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", num_processes, index, cluster_detection_method="deactivate")
     assert jax.process_count() == num_processes
-    policy = tiny_policy()
+    policy = ImpalaPolicy(SPEC, channels=(), hidden_size=32)  # large enough to be split
     behaviour = policy.init(jax.random.key(1))
     told: list[int] = []
     (out / "logs").mkdir(parents=True, exist_ok=True)
     publication = Publication(out / "published", lambda version, path: told.append(version)) if index == 0 else None
-    trainer = PPOTrainer(CONFIG, policy, SPEC, LENGTH, out, 0, publication)
+    config = dataclasses.replace(CONFIG, mesh=mesh)
+    trainer = PPOTrainer(config, policy, SPEC, LENGTH, out, 0, publication)
     number = iter(range(trainer.counters.iteration, 1000))
 
     def source(timeout_s: float, ahead: int) -> Share:
@@ -58,8 +63,9 @@ def main(out: Path, num_processes: int, index: int, port: str) -> None:
     if index == 0:
         assert told == sorted(told)
         assert told[-1] == trainer.counters.policy_version
-        leaves = jax.tree.leaves(jax.device_get(trainer._state.params))
-        np.savez(out / "params.npz", *leaves)
+        newest = policy_store.version_path(out / "versions", told[-1])
+        params = policy_store.load_version(newest, jax.eval_shape(policy.init, jax.random.key(0)))
+        np.savez(out / "params.npz", *jax.tree.leaves(params))
         (out / "metrics.json").write_text(json.dumps([metrics, trainer.counters.iteration]))
     if num_processes > 1:
         jax.distributed.shutdown()
@@ -67,4 +73,4 @@ def main(out: Path, num_processes: int, index: int, port: str) -> None:
 
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -17,6 +17,7 @@ from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import stack_fragments
 from minestudio_jax.trainer.behaviour_cloning import BehaviourCloning
 from minestudio_jax.trainer.schedules import coefficients
+from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 from minestudio_jax.utils.demonstrations import save_sequence
@@ -77,7 +78,7 @@ def test_demonstrated_actions_become_the_policys_own(policy, demonstrations):
     losses.check(SPEC)
     state = initial_state(policy, config, 0)
     batch = stack_fragments(make_fragments(policy, state.params, 8))
-    update = jax.jit(make_update(policy, config, 1, losses))
+    update = jax.jit(make_update(policy, config, make_mesh(config), losses))
     said = []
     for iteration in range(12):
         state, metrics, _ = update(state, batch, coefficients(config, iteration, 1), losses.draw(0, iteration))

@@ -39,7 +39,7 @@ def make_state(policy, seed):
 
 def abstract(policy):
     state = jax.eval_shape(lambda: initial_state(policy, CONFIG, 0))
-    return sharding.with_sharding(state, sharding.replicated(sharding.data_mesh()))
+    return sharding.with_sharding(state, sharding.replicated(sharding.make_mesh(TrainerConfig())))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ from tests.trainer.test_checkpoint import CONFIG, abstract, make_state
 checkpointer, policy = Checkpointer(Path(sys.argv[1]), CONFIG), tiny_policy()
 assert jax.device_count() == int(sys.argv[2])
 if sys.argv[3] == "save":
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh(CONFIG)
     checkpointer.save(jax.device_put(make_state(policy, 1), sharding.replicated(mesh)), Counters(iteration=2))
 else:
     state, counters = checkpointer.restore(abstract(policy))

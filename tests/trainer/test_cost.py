@@ -16,6 +16,7 @@ from minestudio_jax.policies.policy import Policy, PolicyOutput
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.cost import cost_of, flop_of
 from minestudio_jax.trainer.schedules import Coefficients
+from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 
@@ -64,7 +65,7 @@ def test_flop_of_an_iteration(settings, passes):
     config = TrainerConfig(**{"batch_size_per_device": 8, "batches_per_iteration": 1, "context_length": 4, **settings})
     state = jax.eval_shape(partial(initial_state, Matrix(), config, 0))
     batch = abstract_batch(Matrix(), SPEC, 8, 4)
-    update = jax.jit(make_update(Matrix(), config, 1))
+    update = jax.jit(make_update(Matrix(), config, make_mesh(config)))
     cost = cost_of(update, update.lower(state, batch, Coefficients.abstract()).compile(), state, batch, config)
     frame = 2 * INPUTS * ACTIONS
     assert cost.flop == (8 * 4 * passes + 8) * frame  # and the bootstrap's frames

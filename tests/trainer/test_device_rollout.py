@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies import heads
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import abstract_batch
@@ -34,7 +35,9 @@ def params(policy):
 
 
 def make_collector(policy, seed=0, envs=ENVS):
-    return DeviceCollector(policy, CountingWorld(), sharding.data_mesh(), envs, PER_ENV, LENGTH, (8, 8), seed, DISCOUNT)
+    return DeviceCollector(
+        policy, CountingWorld(), sharding.make_mesh(TrainerConfig()), envs, PER_ENV, LENGTH, (8, 8), seed, DISCOUNT
+    )
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +213,7 @@ class MaskedWorld(CountingWorld):
 
 def test_what_the_world_rules_out_is_never_done_and_part_of_what_is_learnt_from(policy, params):
     """D-61: on the device, too."""
-    collector = DeviceCollector(policy, MaskedWorld(), sharding.data_mesh(), 2, 1, LENGTH, (8, 8), 0)
+    collector = DeviceCollector(policy, MaskedWorld(), sharding.make_mesh(TrainerConfig()), 2, 1, LENGTH, (8, 8), 0)
     _, batch, _ = collector.collect(params, collector.begin())
     assert (np.asarray(batch.action["choice"]) == 1).all()
     mask = np.asarray(batch.obs["action_mask.choice"])

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import Share
 from minestudio_jax.trainer.loader import FragmentLoader
@@ -25,7 +26,7 @@ def open_loader():
     loaders = []
 
     def make(source, ahead=0):
-        placement = sharding.along_data(sharding.data_mesh())
+        placement = sharding.along_batch(sharding.make_mesh(TrainerConfig()))
         loaders.append(FragmentLoader(source, placement, ahead, {}))
         return loaders[-1]
 

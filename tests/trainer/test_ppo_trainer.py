@@ -39,7 +39,7 @@ def open_trainer(tmp_path):
         config = dataclasses.replace(CONFIG, **settings)
         (tmp_path / name / "logs").mkdir(parents=True, exist_ok=True)
         policy = ImpalaPolicy(spec, (4,), 8)
-        collector = world and DeviceCollector(policy, world, sharding.data_mesh(), 2, 2, 4, (8, 8), 0)
+        collector = world and DeviceCollector(policy, world, sharding.make_mesh(TrainerConfig()), 2, 2, 4, (8, 8), 0)
         trainers.append(PPOTrainer(config, policy, spec, 4, tmp_path / name, 0, None, collector))
         return trainers[-1]
 

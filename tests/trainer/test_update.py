@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from minestudio_jax.policies.value_normalizer import ValueNormalizer
 from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.trainer.batch import abstract_batch, stack_fragments
 from minestudio_jax.trainer.schedules import coefficients
+from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.targets import make_targets
 from minestudio_jax.trainer.update import make_update
@@ -48,10 +50,10 @@ def fragments(policy, state):
     return make_fragments(policy, state.params, 8)
 
 
-def updated(policy, config, num_devices=1):
-    key = (policy, repr(config), num_devices)
+def updated(policy, config):
+    key = (policy, repr(config))
     if key not in _UPDATES:
-        _UPDATES[key] = jax.jit(make_update(policy, config, num_devices))
+        _UPDATES[key] = jax.jit(make_update(policy, config, make_mesh(config)))
     return _UPDATES[key]
 
 
@@ -150,11 +152,15 @@ def test_accumulating_batches_is_one_larger_batch(policy, state, fragments):
 
 def test_a_fragments_targets_do_not_depend_on_its_company(policy, state, fragments):
     """D-10: values, advantages and targets one fragment at a time, all at once, and of one environment alone."""
-    whole = make_targets(policy, CONFIG, state.params, stack_fragments(fragments), 8)
-    for found, rows in (
-        (make_targets(policy, CONFIG, state.params, stack_fragments(fragments), 1), slice(None)),
-        (make_targets(policy, CONFIG, state.params, stack_fragments(fragments[2:4]), 2), slice(2, 4)),
-    ):
+
+    def targets(fragments, at_a_time):
+        config = dataclasses.replace(CONFIG, batch_size_per_device=at_a_time)
+        return jax.jit(partial(make_targets, policy, config, make_mesh(config)))(
+            state.params, stack_fragments(fragments)
+        )
+
+    whole = targets(fragments, 8)
+    for found, rows in ((targets(fragments, 1), slice(None)), (targets(fragments[2:4], 2), slice(2, 4))):
         for name in ("raw_advantage", "value_target", "old_value", "start_logp"):
             np.testing.assert_allclose(getattr(found, name), getattr(whole, name)[rows], atol=1e-5)
 
@@ -420,7 +426,7 @@ from tests.trainer.test_update import CONFIG
 import dataclasses
 from minestudio_jax.trainer.update import make_update
 spoil = sys.argv[1] == "spoil"
-mesh = sharding.data_mesh()
+mesh = sharding.make_mesh(CONFIG)
 config = dataclasses.replace(CONFIG, batch_size_per_device=8 // mesh.size, batches_per_iteration=1)
 policy = tiny_policy()
 state = jax.device_put(initial_state(policy, config, 0), sharding.replicated(mesh))
@@ -429,9 +435,9 @@ if spoil:
     batch.reward[4, 3] = np.nan  # the first of its run: nothing before it depends on it
     config = dataclasses.replace(config, batch_size_per_device=4 // mesh.size, batches_per_iteration=2,
                                  normalize_advantage_full_batch=False)
-update = jax.jit(make_update(policy, config, mesh.size))
+update = jax.jit(make_update(policy, config, mesh))
 for _ in range(3):
-    state, metrics, _ = update(state, jax.device_put(batch, sharding.along_data(mesh)), coefficients(config, 0, 1))
+    state, metrics, _ = update(state, jax.device_put(batch, sharding.along_batch(mesh)), coefficients(config, 0, 1))
 for x in jax.tree.leaves(state):
     copies = [np.asarray(shard.data) for shard in x.addressable_shards]
     assert all(np.array_equal(copy, copies[0]) for copy in copies), "devices differ"
