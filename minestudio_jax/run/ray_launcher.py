@@ -112,8 +112,8 @@ def _trainer(config: Config, files: Path) -> Any:
             failure_config=ray_train.FailureConfig(max_failures=0),  # the command itself is what continues a run
             worker_runtime_env={
                 "env_vars": {
-                    "JAX_PLATFORMS": "cuda" if "GPU" in resources else "cpu",
                     **variables,
+                    "JAX_PLATFORMS": "cuda" if "GPU" in resources else "cpu",
                     # It would take over SIGTERM, which is Ray's affair there.
                     "JAX_ENABLE_PREEMPTION_SERVICE": "false",
                 }

@@ -22,6 +22,7 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout import fragment_sender, rollout_actor
 from minestudio_jax.rollout.fragment_sender import FragmentSender
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
+from minestudio_jax.rollout.replay_service import NAMESPACE
 from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.utils import policy_store
@@ -108,6 +109,29 @@ def test_fragments_come_with_their_size_and_are_released(manager):
         assert fragment.metadata.session_id == "s"
         assert fragment.metadata.num_bytes == fragment.sized().metadata.num_bytes > (LENGTH + 1) * 48
     assert wait_until(lambda: manager.replay_counters.trained >= 4)
+
+
+def test_what_other_hosts_read_is_lent_until_all_have_theirs_and_what_is_lost_is_replaced(manager):
+    before, rounds = manager.replay_counters.lost, []
+
+    def entries(lent):
+        buffer = ray.get_actor(lent[0].buffer, NAMESPACE)
+        return [ray.get(buffer.entries.remote(one.lease_id, [one.entry.metadata.id]))[0] for one in lent]
+
+    def read(lent):
+        rounds.append(lent)
+        found = entries(lent)
+        assert [ray.get(entry.reference).metadata.id for entry in found] == [one.entry.metadata.id for one in lent]
+        return [lent[0].entry.metadata.id] if len(rounds) == 1 else []
+
+    while not manager.fetch_with_others(4, 30.0, 0, read):
+        assert not rounds
+    first, second = rounds
+    assert second[:3] == first[1:]
+    assert second[3].lease_id != first[0].lease_id
+    with pytest.raises(LookupError, match="was released"):
+        entries(second)
+    assert wait_until(lambda: manager.replay_counters.lost == before + 1)
 
 
 def test_a_replay_buffer_that_dies_is_replaced_and_what_it_held_is_lost(manager):

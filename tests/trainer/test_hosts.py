@@ -13,6 +13,8 @@ import pytest
 
 from tests.trainer import learning_host
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def free_port():
     with socket.socket() as unused:
