@@ -84,7 +84,7 @@ def _remove(folder: str) -> None:
     A process that is being killed may still write into it. What is left then keeps the lock, by which the next one
     made beside it finds and removes it.
     """
-    with suppress(FileNotFoundError):  # somebody else was faster
+    with suppress(OSError):  # somebody else was faster, or something cannot be removed
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)

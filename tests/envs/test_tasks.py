@@ -79,6 +79,12 @@ def test_a_task_that_only_the_embedded_world_can_judge_is_refused_for_minecraft(
         callbacks_for(load_task("navigate"))
 
 
+def test_a_biome_that_minecraft_does_not_have_is_refused_for_it():
+    task = dataclasses.replace(load_task("mine_iron"), biome="mountain")
+    with pytest.raises(ValueError, match=r"task mine_iron: biome='mountain'.*did you mean 'mountains'"):
+        callbacks_for(task)
+
+
 def test_a_task_of_ones_own_is_a_file(tmp_path):
     world = voxel.make(written(tmp_path, {**VALID, "inventory": {"dirt": 3}}))
     assert world.task.reward[0].objects == ("oak_log", "dirt")

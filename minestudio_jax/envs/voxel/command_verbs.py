@@ -167,7 +167,7 @@ _new_land = jax.jit(terrain.generate, static_argnums=1)
 def time(arguments: list[str]) -> Command:
     words.check_number("time set|add <time>", arguments, 2, 2)
     what, when = arguments
-    number = re.fullmatch(r"(\d{1,10}\.?\d*)([tsd]?)", when)
+    number = re.fullmatch(r"(\d{1,10}(?:\.\d*)?)([tsd]?)", when)
     if what not in ("set", "add") or (when not in TIMES and not number):
         raise CommandError(f"it needs time set|add and a number of ticks or one of {', '.join(TIMES)}")
     ticks = round(float(number[1]) * _TICKS[number[2]]) % DAY_TICKS if number else TIMES[when]

@@ -488,19 +488,6 @@ def test_biomes(port, caplog):
     assert "no biome 'ocean'; it has plains" in caplog.text
 
 
-def test_a_biome_is_called_as_minecraft_calls_it():
-    """Missions know the group that it belongs to, and commands and what is told know the biome."""
-    game = VoxelGame("mine_cobblestone", "vanilla", **SMALL)
-    with (
-        serving(game) as server,
-        begun(server.port, seed=1, start="<PreferredSpawnBiome>extreme_hills</PreferredSpawnBiome>") as client,
-    ):
-        before = game._state.blocks
-        assert client.peek()[1]["biome_name"] == "mountains"
-        client.step("chat /teleportbiome @a mountains 10 ~0 10")
-        assert (game._state.blocks != before).any()
-
-
 def test_a_stack_of_a_mission_is_no_larger_than_a_slot_holds(port):
     stacks = "".join(
         f'<InventoryObject slot="{slot}" type="dirt" quantity="{count}"/>' for slot, count in enumerate((-1, 0, 3, 99))
