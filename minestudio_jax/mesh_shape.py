@@ -45,6 +45,16 @@ def mesh_shape(mesh: str, num_devices: int | None = None) -> dict[str, int]:
     return {axis: num_devices // fixed if size == -1 else size for axis, size in shape.items()}
 
 
+def named_devices(mesh: str) -> int:
+    """Devices that a mesh needs, 0 if it takes what there is.
+
+    Raises:
+      ConfigError: see `mesh_shape`.
+    """
+    shape = mesh_shape(mesh)
+    return 0 if -1 in shape.values() else math.prod(shape.values())
+
+
 def batch_shards(config: TrainerConfig, num_devices: int) -> int:
     """Parts that a batch is split into: as many as there are devices, but those along 'tensor' share one.
 

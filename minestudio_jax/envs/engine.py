@@ -71,6 +71,19 @@ class Launch:
     gpu: str = "egl"
     start_timeout_s: float = 280.0
 
+    def __post_init__(self) -> None:
+        """Raises MisconfiguredEnvironment if a field is of the wrong kind."""
+        words = self.launch_command
+        if isinstance(words, str) or not words or not all(isinstance(word, str) for word in words):
+            raise MisconfiguredEnvironment(
+                f"env.options: launch_command={words!r} must be a list of words, the program's name first"
+            )
+        if isinstance(self.heap_mib, bool) or not isinstance(self.heap_mib, int) or self.heap_mib < 1:
+            raise MisconfiguredEnvironment(f"env.options: heap_mib={self.heap_mib!r} must be a whole number of MiB")
+        seconds = self.start_timeout_s
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+            raise MisconfiguredEnvironment(f"env.options: start_timeout_s={seconds!r} must be a number above 0")
+
 
 class Instance:
     """An engine that runs already, under whoever's care. Also what a client of MineRL's kind needs of an instance.
@@ -155,10 +168,9 @@ class Engine(Instance):
             ours.callback(claim.close)
             super().__init__("127.0.0.1", claim.number)
             self._process = self._start(program, display, folder.path)
-            listener = threading.Thread(target=self._listen, name="Minecraft's output", daemon=True)
-            listener.start()
-            ours.callback(listener.join, _END_WAIT_S)
-            ours.callback(self._process.close)
+            self._listener = threading.Thread(target=self._listen, name="Minecraft's output", daemon=True)
+            ours.callback(self._end)
+            self._listener.start()
             self._wait_until_it_listens()
             self._ours = ours.pop_all()
 
@@ -180,8 +192,6 @@ class Engine(Instance):
     def _program(self, find_jar: Callable[[], str]) -> Callable[[int, str], list[str]]:
         launch = self._launch
         words = list(launch.launch_command)
-        if not words:
-            raise MisconfiguredEnvironment("env.options: launch_command is empty")
         needs_jar = any("{jar}" in word for word in words)
         jar = (launch.jar or find_jar()) if needs_jar else ""
         if needs_jar and not os.path.isfile(jar):
@@ -223,6 +233,12 @@ class Engine(Instance):
                     self._is_ready = True
                     self._told.set()
         self._told.set()
+
+    def _end(self) -> None:
+        """Kills the process, and lets its last words out."""
+        self._process.close()
+        if self._listener.is_alive():
+            self._listener.join(_END_WAIT_S)
 
     def _wait_until_it_listens(self) -> None:
         limit_s = self._launch.start_timeout_s

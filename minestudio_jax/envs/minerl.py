@@ -19,7 +19,16 @@ import numpy as np
 from minestudio_jax.envs import actions, engine_info
 from minestudio_jax.envs.engine import Instance
 from minestudio_jax.envs.env import EnvironmentFailure
-from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
+from minestudio_jax.envs.factory import (
+    CommonOptions,
+    WorldSeeds,
+    callbacks_of,
+    common_options,
+    first_biome,
+    make_environment,
+    open_instance,
+    read_task,
+)
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
 from minestudio_jax.envs.minerl_client import Client, be_patient, find_client
 from minestudio_jax.envs.start_inventory import drawn_inventory, without_commands
@@ -35,12 +44,7 @@ def make(
     commands: Optional[bool] = None,
     resolution: Sequence[int] = (640, 360),
     biome: str = "",
-    record: Optional[Mapping[str, Any]] = None,
-    port: int = 0,
-    host: str = "127.0.0.1",
-    reset_timeout_s: float = 230.0,
-    step_timeout_s: float = 55.0,
-    **launch: Any,
+    **common: Any,
 ) -> MinecraftEnvironment:
     """The factory behind `--env.factory=minerl`; options come from env.options.
 
@@ -51,31 +55,26 @@ def make(
       commands: the engine takes commands, as MineStudio's does and MineRL's does not; None: by the client.
       resolution: width and height that Minecraft draws.
       biome: that a world begins in, where the task names none; empty: any.
-      record: arguments of the callback Record, "folder" and "every"; None: no videos.
-      port, host: of an engine that runs already; 0: one is started.
-      reset_timeout_s, step_timeout_s: seconds that the engine may be silent; a little less than env.reset_deadline_s
-        and env.step_deadline_s, so that the failure tells why.
-      launch: fields of `engine.Launch`.
+      common: fields of `factory.CommonOptions` and of `engine.Launch`.
     Raises:
       MisconfiguredEnvironment: the client, a program or an option is missing or wrong, or the task needs commands.
       EnvironmentFailure: the engine does not start.
     """
-    parts, wanted = find_client(client), read_task(task)
+    options, wanted = common_options(common), read_task(task)
+    begins_in = first_biome(wanted, biome)
+    parts = find_client(client)
     takes_commands = client == "minestudio" if commands is None else commands
     stacks: Tuple[Stack, ...] = ()
-    if wanted is not None:
-        biome = wanted.biome or biome
-        if not takes_commands:
-            wanted, stacks = without_commands(wanted)
+    if wanted is not None and not takes_commands:
+        wanted, stacks = without_commands(wanted)
     rng = np.random.default_rng(seed)
-    options = launch if port else {"template_dir": parts.runtime, **launch}
-    playing = callbacks_of(wanted, seed, index, record, finds_biomes=client == "minestudio")
-    instance = open_instance(index, port, host, options, lambda: parts.jar)
+    playing = callbacks_of(wanted, seed, index, options.record, finds_biomes=client == "minestudio")
+    instance = open_instance(index, options, {"template_dir": parts.runtime}, lambda: parts.jar)
 
     def simulator() -> MineRLSimulator:
         size, inventory = (int(resolution[0]), int(resolution[1])), lambda: drawn_inventory(stacks, rng)
-        specification = _specification(parts, size, biome, inventory, takes_commands)
-        return MineRLSimulator(parts, instance, specification, size, seed, reset_timeout_s, step_timeout_s)
+        specification = _specification(parts, size, begins_in, inventory, takes_commands)
+        return MineRLSimulator(parts, instance, specification, size, seed, options)
 
     return make_environment(instance, simulator, playing)
 
@@ -89,7 +88,7 @@ class MineRLSimulator:
       specification: from `_specification`.
       resolution: width and height of the frames.
       seed: of the stream of worlds' seeds.
-      reset_timeout_s, step_timeout_s: seconds that the engine may be silent.
+      options: say how long the engine may be silent.
     """
 
     def __init__(
@@ -99,14 +98,13 @@ class MineRLSimulator:
         specification: Any,
         resolution: Tuple[int, int],
         seed: int,
-        reset_timeout_s: float,
-        step_timeout_s: float,
+        options: CommonOptions,
     ) -> None:
         self.frame_shape = (resolution[1], resolution[0], 3)
         self._instance, self._seeds = instance, WorldSeeds(seed)
         self._questions = specification.questions
-        self._reset_timeout_s, self._step_timeout_s = reset_timeout_s, step_timeout_s
-        be_patient(client.talk, client.packets, reset_timeout_s)
+        self._reset_timeout_s, self._step_timeout_s = options.reset_timeout_s, options.step_timeout_s
+        be_patient(client.talk, client.packets, self._reset_timeout_s)
         self._env = client.environment(specification, instances=[instance], is_fault_tolerant=False)
 
     def reset(self, seed: Optional[int]) -> Frame:
@@ -167,7 +165,7 @@ def _specification(
 
     Args:
       resolution: width and height of the frames.
-      biome: that worlds begin in; empty: any.
+      biome: group of biomes that worlds begin in; empty: any.
       inventory: called for each world; slot -> {"type", "quantity"} that the player begins with.
       takes_commands: the engine does, and answers questions for blocks if its client has words for them.
     """

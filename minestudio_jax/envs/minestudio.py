@@ -21,10 +21,20 @@ import numpy as np
 from minestudio_jax.envs import engine_info
 from minestudio_jax.envs.engine import Instance
 from minestudio_jax.envs.env import EnvironmentFailure, MisconfiguredEnvironment
-from minestudio_jax.envs.factory import WorldSeeds, callbacks_of, make_environment, open_instance, read_task
+from minestudio_jax.envs.factory import (
+    CommonOptions,
+    WorldSeeds,
+    callbacks_of,
+    common_options,
+    first_biome,
+    make_environment,
+    open_instance,
+    read_task,
+)
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
 from minestudio_jax.envs.minerl_client import JAR, be_patient
 
+HEAP_MIB = 2048  # as MineStudio starts its engine
 _MINERL = "minestudio.simulator.minerl.env"
 
 
@@ -39,12 +49,7 @@ def make(
     num_empty_frames: int = 20,
     camera_config: Mapping[str, Any] | None = None,
     callbacks: Sequence[Mapping[str, Any]] = (),
-    record: Mapping[str, Any] | None = None,
-    port: int = 0,
-    host: str = "127.0.0.1",
-    reset_timeout_s: float = 230.0,
-    step_timeout_s: float = 55.0,
-    **launch: Any,
+    **common: Any,
 ) -> MinecraftEnvironment:
     """The factory behind `--env.factory=minestudio`; options come from env.options.
 
@@ -58,44 +63,35 @@ def make(
       camera_config: fields of MineStudio's CameraConfig, for its callbacks; actions are VPT's, whatever it says.
       callbacks: MineStudio's own, each {"path": "package.module:Class", "arguments": {...}}. They may press keys, run
         commands and record; rewards and ends come from the task.
-      record: arguments of the callback Record, "folder" and "every"; None: no videos.
-      port, host: of an engine that runs already; 0: one is started.
-      reset_timeout_s, step_timeout_s: seconds that the engine may be silent; a little less than env.reset_deadline_s
-        and env.step_deadline_s, so that the failure tells why.
-      launch: fields of `engine.Launch`.
+      common: fields of `factory.CommonOptions` and of `engine.Launch`.
     Raises:
       MisconfiguredEnvironment: MineStudio, its engine, a program or an option is missing or wrong.
       EnvironmentFailure: the engine does not start.
     """
     if num_empty_frames < 1:
         raise MisconfiguredEnvironment(f"env.options: num_empty_frames={num_empty_frames} must be 1 at least")
+    options, wanted = common_options(common), read_task(task)
+    begins_in = first_biome(wanted, preferred_spawn_biome)
     manager, talk = _import(f"{_MINERL}.malmo").InstanceManager, _import(f"{_MINERL}._multiagent")
-    wanted = read_task(task)
-    biome = (wanted.biome if wanted is not None else "") or preferred_spawn_biome
     jar = os.path.join(manager.MINECRAFT_DIR, *JAR)
     runtime = manager.RUNTIME_DIR if os.path.isdir(manager.RUNTIME_DIR) else ""
-    options = launch if port else {"template_dir": runtime, "heap_mib": 2048, **launch}
     entry = _import("minestudio.simulator.entry")
-    arguments = {
-        "action_type": "env",
-        "obs_size": tuple(render_size),
-        "render_size": tuple(render_size),
-        "preferred_spawn_biome": biome or None,
-        "inventory": {int(slot): dict(stack) for slot, stack in (inventory or {}).items()},
-        "num_empty_frames": num_empty_frames,
-        "callbacks": [_callback(named) for named in callbacks],
-        "camera_config": None if camera_config is None else entry.CameraConfig(**camera_config),
-    }
-    entry.check_engine = lambda: (
-        None
-    )  # it asks the keyboard for leave to download the engine; Engine says what is missing
-    sim = entry.MinecraftSim(**arguments)
-    be_patient(talk, _import(f"{_MINERL}.comms"), reset_timeout_s)
-    playing = callbacks_of(wanted, seed, index, record, finds_biomes=True)
-    instance = open_instance(index, port, host, options, lambda: jar)
-    return make_environment(
-        instance, lambda: MineStudioSimulator(sim, instance, seed, reset_timeout_s, step_timeout_s), playing
+    # It asks the keyboard for leave to download the engine; Engine says what is missing.
+    entry.check_engine = lambda: None
+    sim = entry.MinecraftSim(
+        action_type="env",
+        obs_size=tuple(render_size),
+        render_size=tuple(render_size),
+        preferred_spawn_biome=begins_in or None,
+        inventory={int(slot): dict(stack) for slot, stack in (inventory or {}).items()},
+        num_empty_frames=num_empty_frames,
+        callbacks=[_callback(named) for named in callbacks],
+        camera_config=None if camera_config is None else entry.CameraConfig(**camera_config),
     )
+    be_patient(talk, _import(f"{_MINERL}.comms"), options.reset_timeout_s)
+    playing = callbacks_of(wanted, seed, index, options.record, finds_biomes=True)
+    instance = open_instance(index, options, {"template_dir": runtime, "heap_mib": HEAP_MIB}, lambda: jar)
+    return make_environment(instance, lambda: MineStudioSimulator(sim, instance, seed, options), playing)
 
 
 class MineStudioSimulator:
@@ -105,14 +101,14 @@ class MineStudioSimulator:
       sim: a MinecraftSim of action type "env" whose observations have the size that it renders.
       instance: closed with the simulator.
       seed: of the stream of worlds' seeds.
-      reset_timeout_s, step_timeout_s: seconds that the engine may be silent.
+      options: say how long the engine may be silent.
     """
 
-    def __init__(self, sim: Any, instance: Instance, seed: int, reset_timeout_s: float, step_timeout_s: float) -> None:
+    def __init__(self, sim: Any, instance: Instance, seed: int, options: CommonOptions) -> None:
         width, height = sim.render_size
         self.frame_shape = (int(height), int(width), 3)
         self._sim, self._instance, self._seeds = sim, instance, WorldSeeds(seed)
-        self._reset_timeout_s, self._step_timeout_s = reset_timeout_s, step_timeout_s
+        self._reset_timeout_s, self._step_timeout_s = options.reset_timeout_s, options.step_timeout_s
         sim.env.instances = [instance]
 
     def reset(self, seed: int | None) -> Frame:
@@ -125,7 +121,7 @@ class MineStudioSimulator:
             waited_s = time.monotonic() - begin
             raise self._instance.failure("reset", error, waited_s, self._reset_timeout_s) from error
         self._instance.client_socket.settimeout(self._step_timeout_s)
-        return self._frame(observation, info, time.monotonic() - begin)
+        return self._frame(observation, info, "reset", time.monotonic() - begin, self._reset_timeout_s)
 
     def step(self, keys: Keys) -> Frame:
         self._sim.info = {}  # it is added to otherwise, so that what was told once would seem to be told again
@@ -135,7 +131,7 @@ class MineStudioSimulator:
         except Exception as error:
             waited_s = time.monotonic() - begin
             raise self._instance.failure("step", error, waited_s, self._step_timeout_s) from error
-        return self._frame(observation, info, time.monotonic() - begin)
+        return self._frame(observation, info, "step", time.monotonic() - begin, self._step_timeout_s)
 
     def close(self) -> None:
         try:
@@ -143,9 +139,11 @@ class MineStudioSimulator:
         finally:
             self._instance.close()
 
-    def _frame(self, observation: Dict[str, Any], info: Dict[str, Any], waited_s: float) -> Frame:
+    def _frame(
+        self, observation: Dict[str, Any], info: Dict[str, Any], when: str, waited_s: float, limit_s: float
+    ) -> Frame:
         if info.get("error"):  # the observation is drawn at random
-            raise self._instance.failure("step", info["error"], waited_s, self._step_timeout_s)
+            raise self._instance.failure(when, info["error"], waited_s, limit_s)
         image = np.asarray(observation["image"])
         if image.shape != self.frame_shape:
             raise EnvironmentFailure(f"MinecraftSim gave a frame of {list(image.shape)}, asked was {self.frame_shape}")

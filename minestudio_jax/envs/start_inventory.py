@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minestudio_jax.envs.env import MisconfiguredEnvironment
-from minestudio_jax.envs.tasks import ANY, NEXT, SLOTS, Stack, Task
+from minestudio_jax.envs.tasks import ANY, NEXT, SLOTS, STACK_SIZE, Stack, Task
 
 _EQUIPMENT_SLOTS = {"feet": 36, "legs": 37, "chest": 38, "head": 39, "offhand": 40}
 
@@ -42,22 +42,24 @@ def without_commands(task: Task) -> tuple[Task, tuple[Stack, ...]]:
 
 
 def drawn_inventory(stacks: Sequence[Stack], rng: np.random.Generator) -> dict[int, dict[str, Any]]:
-    """What an episode begins with.
+    """What an episode begins with: first what has a slot of its own, then random slots, then the next free ones.
 
     Returns:
       number of a slot (0 to 8 hotbar, to 35 inventory, then feet, legs, chest, head and the other hand) -> its stack,
       {"type": name, "quantity": count}.
     """
     found: dict[int, dict[str, Any]] = {}
-    for stack in sorted(stacks, key=lambda stack: stack.slot in (NEXT, ANY)):  # first those that want a certain place
+    named = {stack.slot for stack in stacks}
+    for stack in sorted(stacks, key=lambda stack: (stack.slot == NEXT, stack.slot == ANY)):
+        item = stack.item[int(rng.integers(len(stack.item)))]
+        count = int(rng.integers(stack.count[0], stack.count[1] + 1))
         free = [slot for slot in range(SLOTS) if slot not in found]
         if stack.slot == NEXT:
-            slot = free[0]
+            slots = free
         elif stack.slot == ANY:
-            slot = int(rng.choice(free))
+            slots = [int(rng.choice([slot for slot in free if str(slot) not in named]))]
         else:
-            slot = _EQUIPMENT_SLOTS[stack.slot] if stack.slot in _EQUIPMENT_SLOTS else int(stack.slot)
-        count = int(rng.integers(stack.count[0], stack.count[1] + 1))
-        if count:
-            found[slot] = {"type": stack.item[int(rng.integers(len(stack.item)))], "quantity": count}
+            slots = [_EQUIPMENT_SLOTS[stack.slot] if stack.slot in _EQUIPMENT_SLOTS else int(stack.slot)]
+        for slot, begin in zip(slots, range(0, count, STACK_SIZE), strict=False):
+            found[slot] = {"type": item, "quantity": min(STACK_SIZE, count - begin)}
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -19,6 +20,7 @@ from minestudio_jax.envs.tasks import (
     EVENTS,
     NEXT,
     SLOTS,
+    STACK_SIZE,
     STRUCTURE,
     STRUCTURES,
     FastReset,
@@ -109,8 +111,10 @@ def _rule(values: Any, kind: Any, where: str) -> Any:
         whole_number(values.get("count", 1), f"{where}: count", 1)
         _boolean(values.get("ends", False), f"{where}: ends")
         return kind(**checked)
-    amount = values["reward"]
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+    name, amount = values["name"], values["reward"]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: name={name!r} must be a text")
+    if not _is_number(amount) or not math.isfinite(amount):
         raise ValueError(f"{where}: reward={amount!r} is not a number")
     limit = whole_number(values.get("max_times", 0), f"{where}: max_times", 0)
     per = one_of(values.get("per", "step"), ("step", "count"), f"{where}: per")
@@ -166,6 +170,9 @@ def _inventory(values: Any, where: str) -> Tuple[Stack, ...]:
     for slot in taken:
         if taken.count(slot) > 1:
             raise ValueError(f"{where}: slot {slot} is filled twice")
+    slots = (-(-stack.count[1] // STACK_SIZE) for stack in stacks if stack.slot not in EQUIPMENT)
+    if sum(slots) > SLOTS:
+        raise ValueError(f"{where}: what it says does not fit into {SLOTS} slots")
     return stacks
 
 
@@ -182,8 +189,8 @@ def _stack(values: Any, where: str) -> Stack:
     whole_number(least, f"{where}: count", 0)
     whole_number(most, f"{where}: count", max(least, 1))
     slot = one_of(str(values.get("slot", NEXT)), _SLOT_NAMES, f"{where}: slot")
-    if slot != NEXT and most > 64:
-        raise ValueError(f"{where}: count={most} does not fit into one slot: 64 at most")
+    if slot != NEXT and most > STACK_SIZE:
+        raise ValueError(f"{where}: count={most} does not fit into one slot: {STACK_SIZE} at most")
     return Stack(tuple(_bare(item) for item in items), (least, most), slot)
 
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 
 _PREFIX = "minestudio_jax-minecraft-"
 _LOCK = "owner.lock"
@@ -36,13 +37,17 @@ class WorkFolder:
         self._lock = os.open(unnamed, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rename(unnamed, os.path.join(self.path, _LOCK))
-        if template:
-            _copy_into(template, self.path)
+        try:
+            if template:
+                _copy_into(template, self.path)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Harmless if called twice."""
         if self._lock >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)  # a process that is being killed may still write into it
+            _remove(self.path)
             os.close(self._lock)
             self._lock = -1
 
@@ -66,8 +71,24 @@ def _remove_abandoned(parent: str) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(entry.path, ignore_errors=True)
+            _remove(entry.path)
         except BlockingIOError:
             continue
         finally:
             os.close(lock)
+
+
+def _remove(folder: str) -> None:
+    """Everything in the folder, and then the folder with its lock.
+
+    A process that is being killed may still write into it. What is left then keeps the lock, by which the next one
+    made beside it finds and removes it.
+    """
+    with suppress(OSError):  # somebody else was faster, or something cannot be removed
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != _LOCK:
+                os.unlink(entry.path)
+        if os.listdir(folder) == [_LOCK]:
+            shutil.rmtree(folder, ignore_errors=True)

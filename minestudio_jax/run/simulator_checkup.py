@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from minestudio_jax.config import EnvConfig
-from minestudio_jax.envs import display
+from minestudio_jax.envs import display, minestudio
+from minestudio_jax.envs.engine import JAVA_COMMAND, Launch
 from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.envs.minerl_client import JAR
 from minestudio_jax.run.finding import Finding, bad, doubtful, good
 
 _GIB = 2**30
@@ -25,7 +27,6 @@ _PROBE = Path(__file__).parents[1] / "envs" / "probe.py"
 _DOCS = "docs/minecraft.md has every step"
 _NUMPY_BELOW = (1, 24)
 _BESIDE_HEAP_MIB = 512  # that the game's process takes besides its heap
-_JAR = Path("build", "libs", "mcprec-6.13.jar")
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,30 @@ class Simulator:
 
     def instance_bytes(self, env: EnvConfig) -> int:
         """Memory of one instance: Java's heap, what Java takes besides, and Python."""
+        if _runs_already(env):
+            return self.python_bytes
         heap_mib = env.options.get("heap_mib", self.heap_mib)
-        java = 0 if "port" in env.options else (heap_mib + _BESIDE_HEAP_MIB) * 2**20
-        return int(java) + self.python_bytes
+        if not isinstance(heap_mib, int):  # what starts it says what is wrong
+            heap_mib = self.heap_mib
+        return (heap_mib + _BESIDE_HEAP_MIB) * 2**20 + self.python_bytes
 
 
 _CLIENT = ("gym", "cv2", "lxml", "jinja2", "xmltodict", "psutil", "Pyro4", "daemoniker")
 _MINESTUDIO = "pip install minestudio, then python -m minestudio.simulator.entry -y, which fetches the game"
 SIMULATORS: Mapping[str, Simulator] = {
     "minerl": Simulator(
-        "minerl", "pip install git+https://github.com/minerllabs/minerl@v1.0.2", _CLIENT, 4096, _GIB // 4, True
+        "minerl",
+        "pip install git+https://github.com/minerllabs/minerl@v1.0.2",
+        _CLIENT,
+        Launch.heap_mib,
+        _GIB // 4,
+        True,
     ),
-    "minestudio": Simulator("minestudio", _MINESTUDIO, (*_CLIENT, "torch", "gymnasium"), 2048, 3 * _GIB // 4, False),
+    "minestudio": Simulator(
+        "minestudio", _MINESTUDIO, (*_CLIENT, "torch", "gymnasium"), minestudio.HEAP_MIB, 3 * _GIB // 4, False
+    ),
 }
-_MINESTUDIOS_CLIENT = Simulator("minestudio", _MINESTUDIO, _CLIENT, 4096, _GIB // 4, False)
+_MINESTUDIOS_CLIENT = Simulator("minestudio", _MINESTUDIO, _CLIENT, Launch.heap_mib, _GIB // 4, False)
 
 
 def simulator_of(env: EnvConfig) -> Simulator | None:
@@ -82,20 +93,34 @@ def check_simulator(env: EnvConfig, simulator: Simulator) -> Iterator[Finding]:
         yield probed
     else:
         yield from _check_packages(interpreter, simulator, probed)
-    remote = "port" in env.options
-    if remote:
+    if _runs_already(env):
         yield good("game", f"it is not started: env.options names port {env.options['port']}, where one listens")
         return
     folder = "" if isinstance(probed, Finding) else (probed["packages"][simulator.name] or {}).get("folder", "")
-    yield _game(simulator, folder, env.options.get("jar", ""))
-    yield _java(env.options.get("java", "java"))
-    yield _display(env.options.get("display", "auto"), env.options.get("gpu", "egl"))
+    command = " ".join(map(str, env.options.get("launch_command", JAVA_COMMAND)))
+    if "{jar}" in command:
+        yield _game(simulator, folder, env.options.get("jar", ""))
+    if "{java}" in command:
+        yield _java(env.options.get("java", Launch.java))
+    else:
+        yield good("game", f"env.options: launch_command starts it: {command}")
+    yield _display(env.options.get("display", Launch.display), env.options.get("gpu", Launch.gpu))
+
+
+def _runs_already(env: EnvConfig) -> bool:
+    """The game is started by somebody else."""
+    return bool(env.options.get("port"))
 
 
 def _probe(interpreter: str, names: tuple[str, ...]) -> dict[str, Any] | Finding:
     try:
         result = subprocess.run(
-            [interpreter, str(_PROBE), *names], capture_output=True, text=True, timeout=_DEADLINE_S, check=True
+            [interpreter, str(_PROBE), *names],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_DEADLINE_S,
+            check=True,
         )
         probed: dict[str, Any] = json.loads(result.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
@@ -153,11 +178,11 @@ def _game(simulator: Simulator, folder: str, given: str) -> Finding:
     elif simulator.name == "minerl":
         if not folder:
             return bad("game", "where it lies is known once the package minerl is there", simulator.install)
-        jar = Path(folder) / "MCP-Reborn" / _JAR
+        jar = Path(folder) / "MCP-Reborn" / Path(*JAR)
         remedy = f"MineRL builds it while it is installed, with JDK 8: {simulator.install}; {_DOCS}"
     else:
         home = os.environ.get("MINESTUDIO_DIR") or os.path.join(tempfile.gettempdir(), "MineStudio")
-        jar = Path(home) / "engine" / _JAR
+        jar = Path(home) / "engine" / Path(*JAR)
         remedy = "python -m minestudio.simulator.entry -y fetches it; set MINESTUDIO_DIR to a folder that lasts"
     if not jar.is_file():
         return bad("game", f"there is no {jar}", remedy)
@@ -173,7 +198,9 @@ def _java(name: str) -> Finding:
     if program is None:
         return bad("Java", f"there is no program {name!r}", remedy)
     try:
-        told = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_DEADLINE_S).stderr
+        told = subprocess.run(
+            [program, "-version"], capture_output=True, text=True, errors="replace", timeout=_DEADLINE_S
+        ).stderr
     except (OSError, subprocess.SubprocessError) as error:
         return bad("Java", f"{program} does not run: {error}", remedy)
     found = re.search(r'version "([^"]+)"', told)
@@ -184,6 +211,8 @@ def _java(name: str) -> Finding:
 
 
 def _display(kind: str, gpu: str) -> Finding:
+    if kind == "minerl_headless":
+        return good("display", "env.options: display=minerl_headless leaves it to the launch_command")
     try:
         opened = display.open_display(kind, gpu)
     except EnvironmentFailure as error:

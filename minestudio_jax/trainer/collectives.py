@@ -92,7 +92,7 @@ def laid_out(mesh: Mesh, tree: Any, specs: Any) -> Any:
 
 def _own(spec: P) -> P:
     """What of a spec is ours: the compiler has all of what is split over 'tensor'."""
-    return P() if "tensor" in spec else spec
+    return P() if any("tensor" in names for names in spec if names) else spec
 
 
 def _fsdp_axis(spec: P) -> int | None:

@@ -53,7 +53,8 @@ def partition_specs(tree: Any, mesh: Mesh, rules: Sequence[TensorRule]) -> Any:
     """How each leaf of a tree of parameters, or of what contains some, is split.
 
     The first rule whose pattern is found in a leaf's path splits it over 'tensor'. Of the axes that are left the
-    largest that can be divided is split over 'fsdp', if the leaf has 4,096 numbers or more.
+    largest that can be divided is split over 'fsdp', if the leaf has 4,096 numbers or more; if there is none, the parts
+    that 'tensor' makes are.
 
     Args:
       tree: of arrays or their shapes.
@@ -61,22 +62,23 @@ def partition_specs(tree: Any, mesh: Mesh, rules: Sequence[TensorRule]) -> Any:
       rules: the policy's.
     """
 
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+
     def spec(path: Any, leaf: Any) -> P:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        axes: list[str | None] = [None] * len(leaf.shape)
-        for rule in rules if mesh.shape["tensor"] > 1 else ():
-            if re.search(rule.pattern, name):
-                if leaf.shape[rule.axis] % mesh.shape["tensor"] == 0:
-                    axes[rule.axis] = "tensor"
-                break
-        free = [
-            axis
-            for axis, size in enumerate(leaf.shape)
-            if axes[axis] is None and size > 1 and size % mesh.shape["fsdp"] == 0
-        ]
-        if free and leaf.size >= _LEAST_SPLIT:
-            axes[max(free, key=lambda axis: leaf.shape[axis])] = "fsdp"
-        return P(*[axis if axis and mesh.shape[axis] > 1 else None for axis in axes])
+        axes: list[Any] = [None] * len(leaf.shape)
+        rule = next((rule for rule in rules if re.search(rule.pattern, name)), None) if tensor > 1 else None
+        if rule is not None and leaf.shape[rule.axis] % tensor == 0:
+            axes[rule.axis] = "tensor"
+        if fsdp > 1 and leaf.size >= _LEAST_SPLIT:
+            free = [
+                axis for axis, size in enumerate(leaf.shape) if axes[axis] is None and size > 1 and size % fsdp == 0
+            ]
+            if free:
+                axes[max(free, key=lambda axis: leaf.shape[axis])] = "fsdp"
+            elif rule is not None and leaf.shape[rule.axis] % (tensor * fsdp) == 0:
+                axes[rule.axis] = ("tensor", "fsdp")
+        return P(*axes)
 
     return jax.tree_util.tree_map_with_path(spec, tree)
 

@@ -112,6 +112,26 @@ def test_a_folder_in_use_is_nobody_elses_to_remove(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_could_not_be_removed_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    """As long as something is left in a folder, so is the lock by which it is known to be nobody's."""
+    abandoned = WorkFolder(str(tmp_path))
+    (Path(abandoned.path) / "world").mkdir()
+    with monkeypatch.context() as stubborn:
+        stubborn.setattr("minestudio_jax.envs.work_folder.shutil.rmtree", lambda *args, **kwargs: None)
+        abandoned.close()
+    assert Path(abandoned.path).is_dir()
+    WorkFolder(str(tmp_path)).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_template_that_cannot_be_copied_leaves_no_folder(tmp_path):
+    template = tmp_path / "options.txt"
+    template.touch()
+    with pytest.raises(NotADirectoryError):
+        WorkFolder(str(tmp_path / "work"), template=str(template))
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -133,7 +153,10 @@ def test_an_engine_that_does_not_start_is_told_and_gone(start, diary, arguments,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"launch_command": []}, ["launch_command is empty"]),
+        ({"launch_command": []}, ["launch_command=[] must be a list of words"]),
+        ({"launch_command": "java -jar engine.jar"}, ["launch_command='java", "must be a list of words"]),
+        ({"heap_mib": "4096"}, ["heap_mib='4096' must be a whole number of MiB"]),
+        ({"start_timeout_s": 0}, ["start_timeout_s=0 must be a number above 0"]),
         ({"launch_command": ["/no/such/program"]}, ["'/no/such/program'", "launch_command"]),
         ({"jar": __file__, "java": "/no/java"}, ["'/no/java'", "openjdk-8", "option java"]),
         ({}, ["no engine at /no/such.jar", "option jar"]),

@@ -28,6 +28,28 @@ def test_stacks_lie_where_they_are_wanted():
     }
 
 
+def test_a_slot_holds_a_stack_at_most():
+    stacks = [Stack(("arrow",), (130, 130)), Stack(("bow",), slot="1")]
+    assert drawn_inventory(stacks, np.random.default_rng(0)) == {
+        0: {"type": "arrow", "quantity": 64},
+        1: {"type": "bow", "quantity": 1},
+        2: {"type": "arrow", "quantity": 64},
+        3: {"type": "arrow", "quantity": 2},
+    }
+
+
+def test_random_slots_are_drawn_before_the_next_ones_are_filled_and_never_those_that_are_named():
+    stacks = [Stack(("dirt",)), Stack(("sand",), slot="random"), Stack(("bow",), (0, 1), slot="0")]
+    rng, firsts = np.random.default_rng(0), set()
+    for _ in range(300):
+        drawn = drawn_inventory(stacks, rng)
+        sand = next(slot for slot, stack in drawn.items() if stack["type"] == "sand")
+        firsts.add(sand)
+        free = [slot for slot in range(36) if drawn.get(slot, {}).get("type", "dirt") == "dirt"]
+        assert drawn[free[0]]["type"] == "dirt"
+    assert firsts == set(range(1, 36))
+
+
 def test_every_episode_draws_anew():
     rng, stack = np.random.default_rng(0), Stack(("dirt", "sand"), (1, 64), "random")
     drawn = [drawn_inventory([stack], rng) for _ in range(200)]

@@ -79,6 +79,12 @@ def test_a_task_that_only_the_embedded_world_can_judge_is_refused_for_minecraft(
         callbacks_for(load_task("navigate"))
 
 
+def test_a_biome_that_minecraft_does_not_have_is_refused_for_it():
+    task = dataclasses.replace(load_task("mine_iron"), biome="mountain")
+    with pytest.raises(ValueError, match=r"task mine_iron: biome='mountain'.*did you mean 'mountains'"):
+        callbacks_for(task)
+
+
 def test_a_task_of_ones_own_is_a_file(tmp_path):
     world = voxel.make(written(tmp_path, {**VALID, "inventory": {"dirt": 3}}))
     assert world.task.reward[0].objects == ("oak_log", "dirt")
@@ -148,6 +154,8 @@ def test_a_task_reaches_another_process_as_json(task):
         ({"reward": [{**TERM, "objects": "oak_log"}]}, "objects must be a list of names"),
         ({"reward": [{**TERM, "objects": ["oak_logs"]}]}, "did you mean 'oak_log'"),
         ({"reward": [{**TERM, "reward": "much"}]}, "reward='much' is not a number"),
+        ({"reward": [{**TERM, "reward": float("nan")}]}, "reward=nan is not a number"),
+        ({"reward": [{**TERM, "name": 3}]}, "name=3 must be a text"),
         ({"reward": [{**TERM, "max_times": -1}]}, "max_times=-1 must be a whole number"),
         ({"reward": [{**TERM, "per": "rise"}]}, "per='rise' is not one of step, count"),
         ({"reward": [TERM, TERM]}, "two terms are called 'log'"),
@@ -239,6 +247,21 @@ def test_where_one_task_of_a_run_has_a_mask_all_have():
     assert voxel.make(both["a"], action_set="vpt").action_masks["buttons"].all()
     assert not voxel.make(both["b"], action_set="vpt").action_masks["buttons"].all()
     assert set(both["b"].mask) <= set(BUTTONS)
+
+
+def test_obtaining_diamonds_pays_what_vpt_was_paid():
+    """Table 7 of Baker et al. 2022, appendix G.1: for each of so many; 0 is without limit."""
+    table = {
+        "log": (8, 1 / 8), "planks": (20, 1 / 20), "stick": (16, 1 / 16), "crafting_table": (1, 1),
+        "wooden_pickaxe": (1, 1), "cobblestone": (11, 1 / 11), "stone_pickaxe": (1, 1), "furnace": (1, 1),
+        "coal": (5, 2 / 5), "torch": (16, 1 / 8), "iron_ore": (3, 4 / 3), "iron_ingot": (3, 4 / 3),
+        "iron_pickaxe": (1, 4), "diamond": (0, 8 / 3), "diamond_pickaxe": (0, 8),
+    }  # fmt: skip
+    terms = {term.name: term for term in load_task("obtain_diamond").reward}
+    assert {name: (term.max_times, pytest.approx(term.reward, abs=1e-4)) for name, term in terms.items()} == table
+    assert {name for name, term in terms.items() if term.per == "step"} <= {
+        name for name, (most, _) in table.items() if most == 1
+    }
 
 
 def pay(task, *counts):

@@ -29,6 +29,9 @@ class VoxelSimulator:
     Args:
       world: with `action_set="minerl"` and one tick a step.
       reset, step: of it, jitted.
+    Attributes:
+      state: of the world.
+      craft: number of the craft action that goes with the next tick's keys: what a player does at Minecraft's screens.
     """
 
     frame_shape = SHAPE
@@ -37,6 +40,7 @@ class VoxelSimulator:
         assert (world.action_set, world.settings.frame_skip) == ("minerl", 1)
         self._world, self._reset, self._step = world, reset, step
         self.state: State
+        self.craft = 0
 
     def reset(self, seed: int | None) -> Frame:
         begun = self._reset(jax.random.key(seed or 0))
@@ -49,7 +53,7 @@ class VoxelSimulator:
         if "chat" in keys:
             self.state = commands.execute(self.state, self._world.settings, keys["chat"])
         else:
-            self.state, _ = self._step(self.state, controls(keys))
+            self.state, _ = self._step(self.state, controls(keys, self.craft))
         return self._frame()
 
     def close(self) -> None:
@@ -74,9 +78,10 @@ class VoxelSimulator:
         return Frame(np.zeros(SHAPE, np.uint8), dead, statistics, told)
 
 
-def controls(keys: Keys) -> dict[str, np.ndarray]:
-    """An action of the world's from a simulator's keys."""
+def controls(keys: Keys, craft: int = 0) -> dict[str, np.ndarray]:
+    """An action of the world's from a simulator's keys, and the number of a craft action."""
     return {
+        "craft": np.int32(craft),
         **{name: np.asarray(keys[name], np.int32) for name in actions.BUTTONS},
         "camera": np.asarray(keys["camera"], np.float32),
     }

@@ -94,6 +94,12 @@ def test_frames_of_full_size_are_resized_as_vpt_does(play, diary):
     np.testing.assert_array_equal(image, resize_bilinear(frame(0, 1, seeds(diary)[0], 360, 640), 128, 128))
 
 
+def test_a_mission_asks_for_the_group_of_biomes_that_the_engine_knows(play, diary):
+    """Its commands know mountains; a mission that asks for them is one that it fails at."""
+    play(task=task_to_dict(Task("chop", "Chop.", (LOGS,), biome="mountains")), commands=False).recv(20.0)
+    assert next(words[1] for words in engines.told(diary, "mission")) == "extreme_hills"
+
+
 @pytest.mark.parametrize("end", ["death", "mission"])
 def test_an_episode_of_a_task_is_rewarded_and_ends(play, diary, end):
     """Every tick of attack is a log; the engine ends the episode in its fourth step."""

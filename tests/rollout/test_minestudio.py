@@ -91,6 +91,15 @@ def test_a_step_that_breaks_never_took_place(play, tmp_path, diary):
     assert not is_alive(engines.lives(diary)[0].pid)
 
 
+def test_what_breaks_in_a_reset_is_no_hang_however_short_a_step_may_be(play, tmp_path):
+    """The client steps after a new world, for which it has as long as for the reset."""
+    engine = {"fault": "error", "fault_after": 1, "fault_once": tmp_path / "once"}
+    pool = play(engine, step_timeout_s=1e-3, preferred_spawn_biome="mountains")
+    assert pool.recv(60.0).first.tolist() == [True]
+    assert {name for name, count in pool.counters.failures.items() if count} == {"error_info"}
+    assert {words[1] for words in engines.told(tmp_path / "diary", "mission")} == {"extreme_hills"}
+
+
 def test_without_an_engine_it_is_said_where_it_is_missing(play, tmp_path):
     with pytest.raises(PermanentEnvironmentFailure, match=r"there is no engine at .*minestudio.*mcprec"):
         play(launch_command=["/bin/sh", "{jar}"])

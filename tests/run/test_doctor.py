@@ -127,6 +127,18 @@ def test_old_minerl_is_told_apart_and_missing_packages_are_listed(monkeypatch):
     assert "Java" not in found
 
 
+def test_a_launch_command_of_ones_own_needs_neither_java_nor_jar_nor_display_of_ours():
+    command = ["./launchClient.sh", "-port", "{port}"]
+    env = EnvConfig(factory="minerl", options={"launch_command": command, "display": "minerl_headless"})
+    found = by_subject(check_simulator(env, SIMULATORS["minerl"]))
+    assert "Java" not in found
+    assert (found["game"].verdict, found["display"].verdict) == ("good", "good")
+    assert "./launchClient.sh -port {port}" in found["game"].sentence
+    ours = EnvConfig(factory="minerl", options={"display": "minerl_headless", "port": 0, "java": "/no/java"})
+    found = by_subject(check_simulator(ours, SIMULATORS["minerl"]))
+    assert (found["game"].verdict, found["Java"].verdict) == ("bad", "bad")
+
+
 def test_an_interpreter_that_does_not_run_is_named():
     env = EnvConfig(factory="minestudio", python="/nowhere/python", options={"port": 9000})
     found = by_subject(check_simulator(env, SIMULATORS["minestudio"]))
@@ -149,6 +161,8 @@ def test_an_instances_memory_follows_its_heap():
     assert simulator.instance_bytes(EnvConfig()) == 4 * _GIB + _GIB // 2 + _GIB // 4
     assert simulator.instance_bytes(EnvConfig(options={"heap_mib": 1024})) == _GIB + _GIB // 2 + _GIB // 4
     assert simulator.instance_bytes(EnvConfig(options={"port": 9000})) == _GIB // 4
+    for options in ({"port": 0}, {"heap_mib": "much"}):  # of which the factory says what is wrong
+        assert simulator.instance_bytes(EnvConfig(options=options)) == simulator.instance_bytes(EnvConfig())
 
 
 def test_weights_that_are_there_are_good(tmp_path):

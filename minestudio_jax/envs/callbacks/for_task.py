@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any, List, Mapping, Optional
 
+from minestudio_jax.envs.biomes import group_of
 from minestudio_jax.envs.callbacks.action_mask import ActionMask
 from minestudio_jax.envs.callbacks.climbing import Climbing
 from minestudio_jax.envs.callbacks.commands import Commands
@@ -86,6 +87,11 @@ def callbacks_for(
 
 def check_for_minecraft(task: Task) -> None:
     """Raises ValueError if the task needs something that only the embedded world has."""
+    if task.biome:
+        try:
+            group_of(task.biome)
+        except ValueError as error:
+            raise ValueError(f"task {task.name}: {error}") from error
     for where, event, objects in events_of(task):
         for name in objects:
             if name in GOAL_EVENTS:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from minestudio_jax.envs.task_format import TIMES
+from minestudio_jax.envs.tasks import DAY_TICKS
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import command_words as words
 from minestudio_jax.envs.voxel import drops as lying
@@ -25,8 +27,7 @@ from minestudio_jax.envs.voxel.command_words import CommandError, Coordinates
 from minestudio_jax.envs.voxel.state import Mobs, State, WorldSettings
 from minestudio_jax.envs.voxel.statistics import CUSTOM, counted
 
-_TIMES = {"day": 1000, "noon": 6000, "night": 13000, "midnight": 18000}
-_TICKS = {"": 1, "t": 1, "s": 20, "d": 24000}  # of a unit of time
+_TICKS = {"": 1, "t": 1, "s": 20, "d": DAY_TICKS}  # of a unit of time
 _WAYS_TO_FILL = ("replace", "keep", "destroy", "outline", "hollow")
 
 
@@ -137,7 +138,7 @@ def teleportbiome(arguments: list[str]) -> Command:
     """Of MineStudio's Minecraft, for its fast reset: a place far off, which here is a new land around the player."""
     words.check_number("teleportbiome <player> <biome> [<x> <y> <z>]", arguments, 2, 5)
     words.check_player(arguments[0])
-    biome = words.known("biome", arguments[1], terrain.BIOMES)
+    biome = words.known("biome", terrain.biome_called(arguments[1].removeprefix("minecraft:")), terrain.BIOMES)
 
     def apply(state: State, settings: WorldSettings) -> State:
         if biome != settings.biome:
@@ -166,15 +167,15 @@ _new_land = jax.jit(terrain.generate, static_argnums=1)
 def time(arguments: list[str]) -> Command:
     words.check_number("time set|add <time>", arguments, 2, 2)
     what, when = arguments
-    number = re.fullmatch(r"(\d+\.?\d*)([tsd]?)", when)
-    if what not in ("set", "add") or (when not in _TIMES and not number):
-        raise CommandError(f"it needs time set|add and a number of ticks or one of {', '.join(_TIMES)}")
-    ticks = round(float(number[1]) * _TICKS[number[2]]) if number else _TIMES[when]
+    number = re.fullmatch(r"(\d{1,10}(?:\.\d*)?)([tsd]?)", when)
+    if what not in ("set", "add") or (when not in TIMES and not number):
+        raise CommandError(f"it needs time set|add and a number of ticks or one of {', '.join(TIMES)}")
+    ticks = round(float(number[1]) * _TICKS[number[2]]) % DAY_TICKS if number else TIMES[when]
 
     def apply(state: State, settings: WorldSettings) -> State:
         if not settings.day_cycle and settings.start_time == WorldSettings.start_time:
             logging.warning("time %s %s: without day_cycle this world is drawn as by day", what, when)
-        return dataclasses.replace(state, time=((state.time if what == "add" else 0) + jnp.int32(ticks)) % 24000)
+        return dataclasses.replace(state, time=((state.time if what == "add" else 0) + jnp.int32(ticks)) % DAY_TICKS)
 
     return Command(apply)
 

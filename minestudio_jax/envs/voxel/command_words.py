@@ -18,6 +18,7 @@ from minestudio_jax.envs.voxel.state import Player
 _PLAYER = re.compile(r"@[pasr](\[.*\])?|\w+")  # there is one, whatever he is called
 # Where a kind of slot begins, and how many of it there are.
 _SLOTS = {"hotbar": (0, inv.HOTBAR), "inventory": (inv.HOTBAR, inv.SLOTS - inv.HOTBAR), "container": (0, inv.SLOTS)}
+_MOST = 2**31 - 1  # that Minecraft can count to
 _ROUNDING = 1e-3  # blocks by which feet may seem to be in the ground
 
 
@@ -69,8 +70,8 @@ def check_player(selector: str) -> None:
 
 def count(word: str, least: int = 1) -> int:
     """A number of things. Raises CommandError if it is none."""
-    if not word.isdigit() or int(word) < least:
-        raise CommandError(f"{word!r} is not a whole number from {least} on")
+    if not word.isdecimal() or not least <= int(word) <= _MOST:
+        raise CommandError(f"{word!r} is not a whole number from {least} to {_MOST}")
     return int(word)
 
 
@@ -107,7 +108,7 @@ def slot(word: str) -> int | None:
     kind, _, number = word.partition(".")
     if word in ("weapon", "weapon.mainhand"):
         return None
-    if kind in _SLOTS and number.isdigit() and int(number) < _SLOTS[kind][1]:
+    if kind in _SLOTS and number.isdecimal() and int(number) < _SLOTS[kind][1]:
         return _SLOTS[kind][0] + int(number)
     known = [f"{kind}.0 to {kind}.{most - 1}" for kind, (_, most) in _SLOTS.items()]
     raise CommandError(f"the embedded world has no slot {word!r}: it has weapon.mainhand, {', '.join(known)}")

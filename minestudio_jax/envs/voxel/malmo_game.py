@@ -23,7 +23,6 @@ from minestudio_jax.envs.voxel.world import World, make
 
 SPARE_MOBS = 8  # that /summon can add to those of the task
 _FOREVER = 1_000_000_000  # ticks; the time limit is the mission's
-_OTHER_BIOMES = {"extreme_hills": "mountain"}  # what Minecraft calls a biome of this world
 
 
 class _Compiled(NamedTuple):
@@ -57,7 +56,7 @@ class VoxelGame:
     def reset(self, seed: int, mission: Mission) -> Tick:
         """A new world; ProtocolError if there is no such biome."""
         assert mission.size is not None
-        biome = _OTHER_BIOMES.get(mission.biome, mission.biome) or self._own_biome
+        biome = terrain.biome_called(mission.biome) or self._own_biome
         if biome not in terrain.BIOMES:
             raise ProtocolError(f"the embedded world has no biome {biome!r}; it has {', '.join(terrain.BIOMES)}")
         where = (biome, mission.size)
@@ -121,7 +120,9 @@ def _with_stack(state: State, slot: int, name: str, count: int) -> State:
     if name not in items.ID or not 0 <= slot < inv.SLOTS:
         logging.warning("the embedded world has no item %r or no slot %d: the mission begins without", name, slot)
         return state
-    return command_verbs.with_item(state, slot, items.ID[name], count)
+    item = items.ID[name]
+    count = min(max(count, 0), int(items.STACK[item]))
+    return command_verbs.with_item(state, slot, item if count else items.NONE, count)
 
 
 def _risen(state: State) -> State:

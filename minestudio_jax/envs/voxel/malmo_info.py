@@ -75,7 +75,7 @@ def info_of(told: Mapping[str, Any], settings: WorldSettings) -> dict[str, Any]:
         "zpos": z,
         "pitch": float(told["pitch"]),
         "yaw": float(told["yaw"]),
-        "biome_name": settings.biome,
+        "biome_name": terrain.minecraft_name(settings.biome),
         "biome_temperature": temperature,
         "biome_downfall": downfall,
         "sea_level": settings.ground + terrain.BIOMES[settings.biome].water,

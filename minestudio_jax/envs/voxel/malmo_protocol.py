@@ -6,6 +6,7 @@ A message is its length, four bytes, big-endian, and so many bytes. Facts from M
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections.abc import Iterable
@@ -144,12 +145,15 @@ def parse_mission(xml: str, token: str) -> Mission:
             raise ProtocolError(f"the mission is for {agents} agents: one is served")
         seed = rest[1] if len(rest) > 1 else _text(mission, "WorldSeed")
         width, height = _text(mission, "VideoProducer", "Width"), _text(mission, "VideoProducer", "Height")
+        size = (int(height), int(width)) if height and width else None
+        if size is not None and not (min(size) > 0 and 3 * size[0] * size[1] <= MAX_MESSAGE_BYTES):
+            raise ProtocolError(f"a frame of {width} x {height} pixels cannot be sent")
         limit = mission.find(f".//{_NAMESPACE}ServerQuitFromTimeUp")
         stacks = mission.iter(f"{_NAMESPACE}InventoryObject")
         return Mission(
             uid=uid,
             seed=int(seed) if seed else None,
-            size=(int(height), int(width)) if height and width else None,
+            size=size,
             biome=_text(mission, "PreferredSpawnBiome"),
             inventory=tuple(Stack(int(s.attrib["slot"]), s.attrib["type"], int(s.get("quantity", 1))) for s in stacks),
             time_limit=-(-int(limit.attrib["timeLimitMs"]) // TICK_MS) if limit is not None else 0,
@@ -178,6 +182,8 @@ def parse_step(message: str) -> tuple[Keys, bool]:
     Raises:
       ProtocolError: a number is none.
     """
+    if len(message) < 2 * _STEP_TAG + 2:
+        raise ProtocolError(f"{message!r} is too short for a step")
     keys: Keys = {**dict.fromkeys(BUTTONS, 0), "camera": np.zeros(2, np.float32)}
     for line in message[_STEP_TAG : -_STEP_TAG - 2].splitlines():
         word, _, value = line.strip().partition(" ")
@@ -199,6 +205,6 @@ def parse_step(message: str) -> tuple[Keys, bool]:
 
 def _floats(words: Iterable[str], count: int) -> list[float]:
     values = [float(word) for word in words]
-    if len(values) != count:
-        raise ValueError(f"{len(values)} numbers instead of {count}")
+    if len(values) != count or not all(map(math.isfinite, values)):
+        raise ValueError(f"{values} instead of {count} finite numbers")
     return values

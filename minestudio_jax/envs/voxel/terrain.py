@@ -48,6 +48,10 @@ BIOMES = {
     "beach": Biome(hills=6, tree_chance=0.2, water=3),
 }
 
+# Minecraft's names of the biomes that have shorter ones here; the first is what it calls the biome itself, and others
+# are what its missions call the group that it belongs to.
+_IN_MINECRAFT = {"mountain": ("mountains", "extreme_hills"), "hills": ("wooded_hills",)}
+
 # block, share of the stone in vanilla 1.16 near where it is most common, and greatest share of the depth it is found in
 ORES = (
     (b.ID["coal_ore"], 0.012, 1.0),
@@ -77,6 +81,16 @@ class Terrain(NamedTuple):
     yaw: jax.Array
     ground: jax.Array
     goal: jax.Array
+
+
+def biome_called(name: str) -> str:
+    """The biome that Minecraft, or this world, calls so; the name itself if there is none."""
+    return next((biome for biome, names in _IN_MINECRAFT.items() if name in names), name)
+
+
+def minecraft_name(biome: str) -> str:
+    """What Minecraft calls a biome of this world."""
+    return _IN_MINECRAFT.get(biome, (biome,))[0]
 
 
 def _leaf_offsets() -> np.ndarray:

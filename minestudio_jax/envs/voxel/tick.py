@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minestudio_jax.envs.tasks import Task
+from minestudio_jax.envs.tasks import DAY_TICKS, Task
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import commands, crafting, hands, items, mining, physics, survival, terrain
 from minestudio_jax.envs.voxel import drops as lying
@@ -19,7 +19,6 @@ from minestudio_jax.envs.voxel.raycast import cast, look_direction
 from minestudio_jax.envs.voxel.state import Player, State, Statistics, WorldSettings
 from minestudio_jax.envs.voxel.statistics import CUSTOM, counted
 
-DAY_TICKS = 24000
 GOAL_RADIUS = 1.6  # blocks
 _STRIDES = 16  # more than the borders that a ray of 4.5 blocks crosses
 

@@ -46,7 +46,6 @@ ACTION_FACES = ("discrete", "vpt", "minerl")
 DROP_SLOTS = 16
 _KEYS = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack", "use", "drop")
 _HOTBAR = tuple(f"hotbar.{i}" for i in range(1, 10))
-MINECRAFT_BIOMES = {"mountains": "mountain", "wooded_hills": "hills"}  # its names of what have shorter ones here
 
 
 class Timestep(NamedTuple):
@@ -303,7 +302,7 @@ def _begin_of(task: Task) -> dict[str, Any]:
     """The settings that a task's biome and time stand for."""
     settings: dict[str, Any] = {}
     if task.biome:
-        settings["biome"] = MINECRAFT_BIOMES.get(task.biome, task.biome)
+        settings["biome"] = terrain.biome_called(task.biome)
         _check(f"task {task.name}: biome", settings["biome"], terrain.BIOMES)
     if task.time is not None:
         settings["start_time"] = task.time

@@ -116,7 +116,13 @@ def test_the_walls_stay(start):
 
 @pytest.mark.parametrize(
     ("text", "time"),
-    [("/time set night", 13000), ("/time set 500", 500), ("/time add 1d", 1000), ("/time add 2s", 1040)],
+    [
+        ("/time set night", 13000),
+        ("/time set 500", 500),
+        ("/time add 1d", 1000),
+        ("/time add 2s", 1040),
+        ("/time set 9999999999", 9999999999 % 24000),
+    ],
 )
 def test_time(start, text, time):
     assert int(after(start, text).time) == time
@@ -156,6 +162,13 @@ def test_another_place_of_the_biome_is_a_new_land_with_the_same_counts(start):
     assert (np.asarray(again.blocks) != np.asarray(moved.blocks)).any()
 
 
+@pytest.mark.parametrize("name", ["mountains", "minecraft:mountains", "mountain"])
+def test_a_place_of_a_biome_may_be_called_as_minecraft_calls_it(start, name):
+    settings = dataclasses.replace(WORLD.settings, biome="mountain")
+    moved = commands.execute(start, settings, f"/teleportbiome @a {name} 300 ~0 -200")
+    assert (np.asarray(moved.blocks) != np.asarray(start.blocks)).any()
+
+
 @pytest.mark.parametrize("text", ["/weather clear", "/effect give @a night_vision 99999 250 true", "gamemode creative"])
 def test_what_has_no_meaning_here_is_accepted_with_a_warning(start, text, caplog):
     caplog.set_level("WARNING")
@@ -170,7 +183,10 @@ def test_what_has_no_meaning_here_is_accepted_with_a_warning(start, text, caplog
         ("/tpx 1 2 3", "'/tpx 1 2 3': there is no such command; known are .*tp"),
         ("/give @p minecraft:iron_ax", "no item 'iron_ax'; did you mean 'iron_axe'"),
         ("/give @p", "1 words where it needs give <player> <item>"),
-        ("/give @p dirt many", "'many' is not a whole number from 1 on"),
+        ("/give @p dirt many", "'many' is not a whole number from 1 to 2147483647"),
+        ("/give @p dirt \u00b2", "'\u00b2' is not a whole number"),
+        ("/give @p dirt 99999999999", "'99999999999' is not a whole number"),
+        ("/time set 99999999999", "a number of ticks or one of day"),
         ("/give @e[type=cow] dirt", "is not the player"),
         ("/give @p air", "air cannot be given"),
         ("/replaceitem entity @s armor.chest iron_axe", "no slot 'armor.chest': it has weapon.mainhand, hotbar.0"),

@@ -233,12 +233,27 @@ def test_what_is_not_understood_is_logged_and_the_connection_closed(messages, sa
     assert "its connection is closed" in caplog.text
 
 
-@pytest.mark.parametrize("commands", [["camera 1"], ["camera up down"], ["voxels 1,2"], ["forward on"]])
+@pytest.mark.parametrize("commands", [["camera 1"], ["camera up down"], ["voxels 1,2"], ["voxels inf,1,2,3,4,5"],
+     ["camera nan 0"], ["forward on"]])  # fmt: skip
 def test_a_malformed_command_is_logged_and_the_connection_closed(commands, caplog):
     with serving(ScriptedGame()) as server, begun(server.port) as client:
         client.send("<StepClient0>" + "\n".join(commands) + "</StepClient0 >")
         assert client.receive() is None
     assert "is malformed" in caplog.text
+
+
+def test_a_step_without_an_end_is_logged_and_the_connection_closed(caplog):
+    with serving(ScriptedGame()) as server, begun(server.port) as client:
+        client.send("<StepClient")
+        assert client.receive() is None
+    assert "'<StepClient' is too short for a step" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(0, 64), (-36, 64), (36000, 64000)])
+def test_a_frame_of_no_size_is_refused(size, caplog):
+    with serving(ScriptedGame()) as server, MalmoClient(server.port, size) as client, pytest.raises(TypeError):
+        client.begin()
+    assert f"a frame of {size[1]} x {size[0]} pixels cannot be sent" in caplog.text
 
 
 def test_several_agents_are_refused(caplog):
@@ -471,6 +486,15 @@ def test_biomes(port, caplog):
         with pytest.raises(TypeError):
             client.begin(start="<PreferredSpawnBiome>ocean</PreferredSpawnBiome>")
     assert "no biome 'ocean'; it has plains" in caplog.text
+
+
+def test_a_stack_of_a_mission_is_no_larger_than_a_slot_holds(port):
+    stacks = "".join(
+        f'<InventoryObject slot="{slot}" type="dirt" quantity="{count}"/>' for slot, count in enumerate((-1, 0, 3, 99))
+    )
+    with begun(port, seed=1, start=f"<Inventory>{stacks}</Inventory>") as client:
+        told = [(stack["type"], stack["quantity"]) for stack in client.peek()[1]["inventory"][:4]]
+    assert told == [("air", 0), ("air", 0), ("dirt", 3), ("dirt", 64)]
 
 
 def test_crafting_as_in_mine_rl_0_4(port):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from minestudio_jax.envs.biomes import group_of
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import terrain
 from minestudio_jax.envs.voxel.state import WorldSettings
@@ -149,3 +150,12 @@ def test_the_goal_is_a_white_pillar_at_its_distance():
         assert abs(np.hypot(*(land.goal - land.position)[[0, 2]]) - 12) < 1.5
         x, y, z = np.floor(land.goal).astype(int)
         assert (land.blocks[x, y : y + terrain.GOAL_HEIGHT, z] == b.ID["white_wool"]).all()
+
+
+def test_biomes_are_known_by_minecrafts_names():
+    """Of the biome itself, and for mountains also of the group that a mission asks for."""
+    assert [terrain.biome_called(name) for name in ("mountains", "extreme_hills", "mountain")] == ["mountain"] * 3
+    assert (terrain.biome_called("wooded_hills"), terrain.biome_called("beach")) == ("hills", "beach")
+    for biome in terrain.BIOMES:
+        assert terrain.biome_called(terrain.minecraft_name(biome)) == biome
+        assert group_of(terrain.minecraft_name(biome))

@@ -1,0 +1,57 @@
+"""The program that says what a run needs, for devices that are not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.run.programs import TINY, Program
+
+
+def plan(*arguments):
+    program = Program("plan", *TINY, *arguments, optimized=False)
+    return program.wait(), program
+
+
+@pytest.fixture(scope="module")
+def lines():
+    code, program = plan(
+        "--devices=4", "--trainer.mesh=data:-1,fsdp:2", "--policy.hidden_size=64", "--trainer.kl_reference_coef=0.1",
+        "--replay.max_chunks=4", "--device_tflops=0.001", "--utilisation=0.5", "--env_steps_per_s=10",
+    )  # fmt: skip
+    assert code == 0, program.stderr
+    return {line[:37].strip(): line[37:].strip() for line in program.stdout.splitlines()}
+
+
+def test_the_figures_fit_each_other(lines):
+    assert lines["mesh"] == "data 2 x fsdp 2 x tensor 1: 4 devices, compiled for CPUs"
+    # Two fragments of eight steps in each of four parts of each of two batches.
+    assert lines["an update"].startswith("128 steps in 2 optimiser steps, ")
+    assert lines["replay"].startswith("4 fragments of ")
+    assert lines["replay"].endswith("; an iteration takes 16: raise replay.max_chunks")
+    parameters = int(lines["parameters in all"].split()[0].replace(",", "")) * 4 / 1000
+    assert lines["parameters in all"].endswith(f"({parameters:,.1f} kB)")
+    of_each = {name: float(lines[name].split()[0]) for name in ("parameters", "optimiser", "reference")}
+    assert all(lines[name].split()[1] == "kB" for name in ("optimiser", "reference"))
+    assert 0.5 * parameters < of_each["reference"] < 0.6 * parameters  # half of what is split, all of what is small
+    assert of_each["optimiser"] == pytest.approx(2 * of_each["reference"], rel=0.01)
+    assert "all-gather" in lines["network"]
+    assert "reduce-scatter" in lines["network"]
+    seconds = float(lines["time of an update"].split()[0])
+    environments = int(lines["environments"].split()[0].replace(",", ""))
+    assert environments == pytest.approx(128 / seconds / 10, rel=0.02, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--devices=3", "--trainer.mesh=data:-1,fsdp:2"), "needs a multiple of 2 devices, the learner has 3"),
+        (("--devices=-1",), "--devices=-1 is not"),
+        (("--utilisation=0",), "--utilisation=0.0 is not a number above 0"),
+        (("--env.factory=minerl",), "only once one has started; plan with policy.network=vpt"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_line(arguments, said):
+    code, program = plan(*arguments)
+    assert code == 2
+    assert said in program.stderr
+    assert len(program.stderr.splitlines()) == 1
