@@ -102,8 +102,8 @@ class Conversation:
         Raises:
           HostFailure: some host is gone or ended the run.
         """
-        inbox = self._inbox[peer, kind]
         with self._news:
+            inbox = self._inbox[peer, kind]
             self._news.wait_for(lambda: inbox or self._failure, timeout_s)
             if self._failure is not None:
                 self._notice()
@@ -153,7 +153,7 @@ class Conversation:
                 self._stop_wanted(f"{message.name} at {self.name(peer)}")
             elif isinstance(message, Farewell):
                 words = f"{self.name(peer)} ended the run: {message.reason}"
-                self._fail(HostFailure(words, message.code))
+                self._fail(HostFailure(words, message.code), told=True)
             elif isinstance(message, Bye):
                 self._leaves(peer)
             elif not isinstance(message, Beat):
@@ -187,13 +187,15 @@ class Conversation:
             self._left.add(peer)
             self._news.notify_all()
 
-    def _fail(self, failure: HostFailure) -> None:
+    def _fail(self, failure: HostFailure, told: bool = False) -> None:
         with self._news:
             if self._failure is not None:
                 return
             self._failure = failure
             self._news.notify_all()
         self._start("end-of-host", functools.partial(self._end_in_time, failure))
+        if not told:  # by a thread of its own: who does not hear is not waited for
+            self._start("farewell", lambda: self.say(Farewell(str(failure), failure.code)))
 
     def _end_in_time(self, failure: HostFailure) -> None:
         if self._noticed.wait(_NOTICE_S) and self._closed.wait(self._end_deadline_s):

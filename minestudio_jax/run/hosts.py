@@ -60,9 +60,11 @@ class Host:
 
     def explained(self, error: Exception) -> Exception:
         """The loss of a host, if that is what has led to an error; the error itself otherwise."""
-        if isinstance(error, HostFailure) or not self._several:
+        if not self._several:
             return error
-        return self.conversation.explanation(_EXPLANATION_S) or error
+        known = isinstance(error, HostFailure)
+        found = self.conversation.explanation(0.0 if known else _EXPLANATION_S)
+        return error if known or found is None else found
 
     def say_last(self, error: BaseException) -> None:
         """Says why this process ends, if `close` will not leave that to Python."""

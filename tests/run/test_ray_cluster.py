@@ -1,4 +1,4 @@
-"""How large a private Ray's object store is, and that an iteration must fit into the buffer."""
+"""How large a private Ray's object store is, that an iteration must fit into the buffer, and what Ray must have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from minestudio_jax.config import Config, ConfigError, ReplayConfig, RunConfig
-from minestudio_jax.run import ray_cluster
+from minestudio_jax.run import ray_cluster, ray_launcher
 from minestudio_jax.run.ray_experience import RayExperience
 
 GIB = 2**30
@@ -38,3 +38,9 @@ def test_an_iteration_that_does_not_fit_into_the_budget_is_refused():
     with pytest.raises(ConfigError, match=r"an iteration's \d+ fragments take .* GiB, replay.max_gib=0.01"):
         RayExperience.check(config)
     RayExperience.check(dataclasses.replace(config, replay=ReplayConfig(max_gib=8.0)))
+
+
+def test_without_ray_train_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setattr(ray_launcher, "_NEEDED", ("no_such_module",))
+    with pytest.raises(ConfigError, match=r"no_such_module for it: install minestudio_jax\[multihost\]"):
+        ray_launcher.launch(Config())
