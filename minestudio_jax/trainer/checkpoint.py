@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from minestudio_jax.config import TrainerConfig
+from minestudio_jax.trainer import placement
 from minestudio_jax.trainer.state import Counters, TrainState
 
 _SCORE = "return_mean"
@@ -165,7 +166,9 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
 
 def _from_dict(leaves: dict[str, Any], like: TrainState) -> TrainState:
     def leaf(path: Any, wanted: Any) -> Any:
-        return leaves[_name(path)] if wanted.size else jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+        if wanted.size:
+            return leaves[_name(path)]
+        return placement.from_whole(np.zeros(wanted.shape, wanted.dtype), wanted.sharding)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
 

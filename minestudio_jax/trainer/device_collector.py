@@ -55,7 +55,11 @@ class DeviceCollector:
         rows = P(sharding.BATCH_AXES)
         self._begin: Any = jax.jit(self._on_each(begin_one, (rows,), rows), out_shardings=sharding.along_batch(mesh))
         collect = make_collect(policy, world, fragments_per_env, fragment_length, discount)
-        self._collect: Any = jax.jit(self._on_each(collect, (P(), rows), (rows, rows, rows)), donate_argnums=1)
+        self._collect: Any = jax.jit(
+            self._on_each(collect, (P(), rows), (rows, rows, rows)),
+            donate_argnums=1,
+            out_shardings=sharding.along_batch(mesh),  # of arrays without elements as well, which JAX would forget
+        )
 
     def abstract(self) -> Any:
         """Shapes and shardings of the rollout state, for a checkpoint."""
