@@ -41,7 +41,7 @@ class Node:
         )
 
     def wait_until_there(self) -> None:
-        assert self._program.wait(60) == 0, self._program.stdout + self._program.stderr
+        assert self._program.wait(120) == 0, self._program.stdout + self._program.stderr
 
     def processes(self, words: str) -> list[int]:
         """Those on it whose command line has the words."""

@@ -76,7 +76,7 @@ def run(tmp_path_factory) -> Iterator[ClusterRun]:
             node.wait_until_there()
         run = ClusterRun(tmp_path_factory.mktemp("cluster"), cluster, nodes)
         cleanup.callback(lambda: run.program.process.poll() is None and run.program.kill())
-        wait_for_iteration(run.program, run.run_dir, 3)
+        wait_for_iteration(run.program, run.run_dir, 3, timeout_s=240.0)
         yield run
 
 
