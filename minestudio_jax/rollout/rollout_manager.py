@@ -16,6 +16,7 @@ import ray.exceptions
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import FragmentId, SampleFragment
+from minestudio_jax.rollout.placement import room
 from minestudio_jax.rollout.policy_loading import PackedVersion
 from minestudio_jax.rollout.replay_buffer import Entry, ReplayCounters
 from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
@@ -97,10 +98,7 @@ class RolloutManager:
             if waiting and time.monotonic() > ended:
                 raise RolloutFailure(
                     f"{len(waiting)} of {len(asked)} rollout workers were not ready within run.start_deadline_s="
-                    f"{self._config.run.start_deadline_s:g}; they ask for {len(asked)} x "
-                    f"{self._config.rollout.num_cpus_per_worker:g} CPUs, the cluster has "
-                    f"{ray.available_resources().get('CPU', 0):g} free of "
-                    f"{ray.cluster_resources().get('CPU', 0):g}"
+                    f"{self._config.run.start_deadline_s:g}, {room(self._config.rollout, len(asked))}"
                 )
         try:
             specs: Sequence[EnvironmentSpec] = ray.get(asked)
@@ -240,13 +238,17 @@ class RolloutManager:
 
     def _read(self, entries: Sequence[Entry]) -> tuple[list[SampleFragment], list[FragmentId]]:
         """The data that there are, in the entries' order, and the fragments whose data are gone."""
-        waiting = [entry.reference for entry in entries]
+        waiting = {entry.reference: entry.metadata for entry in entries}
         last_arrival = time.monotonic()
         while waiting and not self._ending():
-            arrived, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S, fetch_local=True)
-            if arrived:
+            arrived, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_POLL_S, fetch_local=True)
+            for reference in arrived:
+                del waiting[reference]
                 last_arrival = time.monotonic()
-            elif time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
+            # Ray takes its time to find out that a whole node is gone.
+            if all(self._fleet.is_gone(m.worker_id, m.worker_life) for m in waiting.values()):
+                break
+            if time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
                 log.warning("%d fragments could not be fetched in %g s", len(waiting), _OBJECT_DEADLINE_S)
                 break
         if not waiting:

@@ -8,11 +8,12 @@ import shutil
 import socket
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config import Config, ConfigError, RolloutConfig
 
 _CONNECT_DEADLINE_S = 5.0
 _EXIT_GRACE_S = 5.0  # for the processes of a private Ray to end by themselves
@@ -20,6 +21,7 @@ _GIB = 2**30
 _SHARED_MEMORY = Path("/dev/shm")
 _STORE_PER_BUFFER = 1.5  # of the object store: what is on its way to the buffer or to the learner lies there as well
 _LEAST_STORE_BYTES = 128 * 2**20
+_LEAST_RESOURCE = 1e-4  # Ray counts in these
 
 
 def start_ray(config: Config) -> None:
@@ -120,25 +122,38 @@ def wait_for_resources(config: Config) -> None:
     """
     import ray
 
-    rollout, address = config.rollout, config.run.ray_address
+    address = config.run.ray_address
     ended = time.monotonic() + (config.run.start_deadline_s if address else 0.0)
-    while True:
-        there = ray.cluster_resources()
-        for kind, setting, each in (
-            ("CPU", "num_cpus_per_worker", rollout.num_cpus_per_worker),
-            ("GPU", "num_gpus_per_worker", rollout.num_gpus_per_worker),
-        ):
-            demand, available = rollout.num_rollout_workers * each, there.get(kind, 0.0)
-            if available < demand:
-                where = f"the cluster at run.ray_address={address!r}" if address else "this machine"
-                lack = (
-                    f"the rollout workers ask for {demand:g} {kind}s (rollout.num_rollout_workers="
-                    f"{rollout.num_rollout_workers} x rollout.{setting}={each:g}), {where} has {available:g}: ask for "
-                    "less" + (" or add nodes" if address else "")
-                )
-                break
-        else:
-            return
+    where = f"the cluster at run.ray_address={address!r}" if address else "this machine"
+    while lack := _lack([node["Resources"] for node in ray.nodes() if node["Alive"]], config.rollout, where):
         if time.monotonic() > ended:
-            raise ConfigError(lack)
+            raise ConfigError(f"{lack}: ask for less" + (" or add nodes" if address else ""))
         time.sleep(0.5)
+
+
+def _lack(nodes: Sequence[Mapping[str, float]], rollout: RolloutConfig, where: str) -> str:
+    """What `nodes` have too little of for the rollout workers, each of which must fit on one; empty if nothing."""
+    workers = rollout.num_rollout_workers
+    settings = (
+        ("CPU", "num_cpus_per_worker", rollout.num_cpus_per_worker),
+        ("GPU", "num_gpus_per_worker", rollout.num_gpus_per_worker),
+    )
+    asked = [setting for setting in settings if setting[-1]]
+    for kind, name, each in asked:
+        available = sum(node.get(kind, 0.0) for node in nodes)
+        if available < workers * each - _LEAST_RESOURCE:
+            return (
+                f"the rollout workers ask for {workers * each:g} {kind}s (rollout.num_rollout_workers={workers} x "
+                f"rollout.{name}={each:g}), {where} has {available:g}"
+            )
+    places = sum(
+        min((int((node.get(kind, 0.0) + _LEAST_RESOURCE) / each) for kind, _, each in asked), default=workers)
+        for node in nodes
+    )
+    if places >= workers:
+        return ""
+    of = " and ".join(f"rollout.{name}={each:g}" for _, name, each in asked)
+    return (
+        f"{where} has room for {places} of rollout.num_rollout_workers={workers} workers of {of}, each of which needs "
+        "that on one node"
+    )
