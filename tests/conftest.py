@@ -39,6 +39,7 @@ _LONG_FILES = (
     "trainer/test_update.py",
     "policies/test_vpt_golden.py",
     "chaos/test_chaos.py",
+    "chaos/test_node_death.py",
     "trainer/test_ppo_trainer.py",
     "envs/voxel/test_world.py",
     "rollout/test_rollout_manager.py",

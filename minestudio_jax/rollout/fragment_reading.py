@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import ray
 import ray.exceptions
 
-from minestudio_jax.rollout.fragment import FragmentId, SampleFragment
+from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.replay_buffer import Entry
 
 _LOOK_S = 0.5  # how often a waiting reader looks whether it should stop
@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def read_fragments(
-    entries: Sequence[Entry], ending: Callable[[], bool], run_stops: threading.Event
+    entries: Sequence[Entry],
+    ending: Callable[[], bool],
+    run_stops: threading.Event,
+    is_gone: Callable[[FragmentMetadata], bool] = lambda metadata: False,
 ) -> tuple[list[SampleFragment], list[FragmentId]]:
     """The data that there are, in the entries' order, and the fragments whose data are gone.
 
@@ -30,14 +33,19 @@ def read_fragments(
       entries: what is wanted.
       ending: whether nobody needs them any more.
       run_stops: set when Ray may be gone at any moment.
+      is_gone: whether a fragment's producer is known to be gone.
     """
-    waiting = [entry.reference for entry in entries]
+    waiting = {entry.reference: entry.metadata for entry in entries}
     last_arrival = time.monotonic()
     while waiting and not ending():
-        arrived, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S, fetch_local=True)
-        if arrived:
+        arrived, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_LOOK_S, fetch_local=True)
+        for reference in arrived:
+            del waiting[reference]
             last_arrival = time.monotonic()
-        elif time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
+        # Ray takes its time to find out that a whole node is gone.
+        if all(is_gone(metadata) for metadata in waiting.values()):
+            break
+        if time.monotonic() - last_arrival > _OBJECT_DEADLINE_S:
             log.warning("%d fragments could not be fetched in %g s", len(waiting), _OBJECT_DEADLINE_S)
             break
     if not waiting:

@@ -80,6 +80,7 @@ class Inference:
         self.batch_sizes = (*smaller, batch_size)
         self._buffers = {size: [_Buffer(spec, size) for _ in range(_BUFFERS)] for size in self.batch_sizes}
         self._initial = jax.device_get(policy.initial_state(1))
+        self._nobodys = jax.tree.map(lambda leaf: leaf[:0], self._initial)
         self._slab = Slab(policy.initial_state(num_envs + 1), jnp.zeros(num_envs + 1, jnp.int32))
         self._act = jax.jit(partial(_act, policy, None if greedy else jax.random.key(seed)), donate_argnums=1)
         self._value = jax.jit(partial(_value, policy))
@@ -194,8 +195,9 @@ class Inference:
         return parts
 
     def _before(self, looked_up: list[tuple[int, Any]], first: np.ndarray) -> Any:
-        parts = [jax.tree.map(lambda leaf: leaf[:0], self._initial)]
-        parts += [jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], rows) for n, rows in looked_up]
+        if not looked_up:  # most batches open no fragment
+            return self._nobodys
+        parts = [jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], rows) for n, rows in looked_up]
         memory = jax.tree.map(_joined, *parts)
         for leaf, initial in zip(jax.tree.leaves(memory), jax.tree.leaves(self._initial), strict=True):
             leaf[first] = initial[0]

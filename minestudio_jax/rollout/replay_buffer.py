@@ -66,6 +66,10 @@ class Chunk:
     def session_id(self) -> str:
         return self.entries[0].metadata.session_id
 
+    @property
+    def source(self) -> tuple[int, int, int]:
+        return self.entries[0].metadata.source
+
     def append(self, entry: Entry) -> None:
         """Takes the next fragment."""
         self.entries.append(entry)
@@ -156,6 +160,7 @@ class ReplayBuffer:
         self._leases: dict[str, tuple[Lease, list[Chunk]]] = {}
         self._names = (f"{uuid.uuid4().hex[:12]}-{n}" for n in itertools.count())
         self._recent: dict[Any, collections.deque[int]] = {}  # environment's life -> newest fragment numbers
+        self._dead: set[tuple[int, int]] = set()  # worker and life
         self._random = random.Random(self.seed)
         self._fresh = self.counters.inserted  # inserted and eligible then
         self._starving = False  # a consumer who has nothing else to do waits
@@ -168,7 +173,7 @@ class ReplayBuffer:
     def producers(self) -> set[tuple[int, int]]:
         """Worker and life of those whose fragments are held: the data of some die with them."""
         held = itertools.chain(self._chunks, self._assembling.values())
-        return {chunk.entries[0].metadata.source[:2] for chunk in held}
+        return {chunk.source[:2] for chunk in held}
 
     def set_version(self, session_id: str, version: int) -> None:
         """Tells the newest published version; what has become too old or belongs to another session leaves.
@@ -182,6 +187,7 @@ class ReplayBuffer:
                 for chunk in chunks:
                     chunk.open_leases = 0
             self._leases.clear()
+            self._dead.clear()
             self._recent = {source: numbers for source, numbers in self._recent.items() if source[0] == session_id}
         self.session_id, self.version = session_id, version
         for source, chunk in list(self._assembling.items()):
@@ -223,7 +229,9 @@ class ReplayBuffer:
         counters.held_bytes += metadata.num_bytes
         new = Chunk()
         new.append(entry)
-        if not self._eligible(new):
+        if metadata.source[:2] in self._dead:
+            new.lost.add(metadata.id)
+        if new.lost or not self._eligible(new):
             self._leave(new)
             return True
         self._fresh += 1
@@ -318,6 +326,19 @@ class ReplayBuffer:
         self._chunks = [chunk for chunk in self._chunks if not self._left(chunk)]
         return True
 
+    def lose(self, worker_id: int, worker_life: int) -> None:
+        """Takes note that a worker is dead, and its fragments' data with it. They leave, those too that still arrive.
+
+        What is lent leaves when it is released: by then its consumer knows what of it could be read.
+        """
+        self._dead.add((worker_id, worker_life))
+        of_the_dead = [c for c in (*self._chunks, *self._assembling.values()) if c.source[:2] in self._dead]
+        for chunk in of_the_dead:
+            chunk.lost |= {entry.metadata.id for entry in chunk.entries}
+            if self._assembling.get(chunk.source) is chunk:
+                self._leave(self._assembling.pop(chunk.source))
+        self._chunks = [chunk for chunk in self._chunks if not self._left(chunk)]
+
     def check(self) -> None:
         """Counts everything anew.
 
@@ -356,7 +377,7 @@ class ReplayBuffer:
         runs: list[list[Chunk]] = []
         newest: dict[Any, list[Chunk]] = {}  # environment's life -> its last run
         for chunk in chunks:
-            source = chunk.entries[0].metadata.source
+            source = chunk.source
             run = newest.get(source)
             if run and run[-1].entries[-1].metadata.continued_by(chunk.entries[0].metadata, self.fragment_length):
                 run.append(chunk)

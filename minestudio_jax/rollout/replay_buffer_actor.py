@@ -101,6 +101,12 @@ class ReplayBufferActor:
             self._changed.notify_all()
             return self._counters()
 
+    async def lose(self, worker_id: int, worker_life: int) -> None:
+        """As ReplayBuffer.lose."""
+        async with self._changed:
+            self._buffer.lose(worker_id, worker_life)
+            self._changed.notify_all()
+
     async def status(self) -> ReplayStatus:
         buffer = self._buffer
         return ReplayStatus(buffer.ready(), self._counters(), buffer.session_id, buffer.version, buffer.producers())

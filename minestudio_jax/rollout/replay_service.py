@@ -14,11 +14,10 @@ import ray.exceptions
 
 from minestudio_jax.config import Config
 from minestudio_jax.rollout.fragment import FragmentId
+from minestudio_jax.rollout.placement import buffer_options
 from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
 from minestudio_jax.utils.seeding import derived_seed
-
-CPU_ONLY = {"env_vars": {"JAX_PLATFORMS": "cpu"}}  # an actor must never touch the learner's accelerator
 
 NAMESPACE = "minestudio_jax"  # of Ray's, in which other hosts of the same run find the replay buffer
 
@@ -32,7 +31,7 @@ class RolloutFailure(RuntimeError):
 
 
 class ReplayService:
-    """Owns the replay buffer's actor. `heal` belongs to one thread, everything else may be called from any.
+    """Owns the replay buffer's actor, on this node. `heal` belongs to one thread, the rest may be called from any.
 
     The counters go on over all the buffers of a run: what one that died had held is lost. What reached it after its
     last answer was never counted, and comes again from those workers that had no answer either.
@@ -177,13 +176,7 @@ class ReplayService:
         rollout, life = self._config.rollout, self.restarts
         return (
             ray.remote(ReplayBufferActor)
-            .options(
-                name=self._name(life),
-                namespace=NAMESPACE,
-                num_cpus=0,
-                runtime_env=CPU_ONLY,
-                max_concurrency=MAX_CALLS,
-            )
+            .options(name=self._name(life), namespace=NAMESPACE, max_concurrency=MAX_CALLS, **buffer_options())
             .remote(
                 self._config.replay,
                 rollout.fragment_length,

@@ -13,8 +13,9 @@ import ray.exceptions
 
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
-from minestudio_jax.rollout.fragment import FragmentId, SampleFragment
+from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_reading import read_fragments
+from minestudio_jax.rollout.placement import room
 from minestudio_jax.rollout.policy_loading import PackedVersion
 from minestudio_jax.rollout.replay_buffer import Entry, Lease, ReplayCounters
 from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
@@ -107,10 +108,7 @@ class RolloutManager:
             if waiting and time.monotonic() > ended:
                 raise RolloutFailure(
                     f"{len(waiting)} of {len(asked)} rollout workers were not ready within run.start_deadline_s="
-                    f"{self._config.run.start_deadline_s:g}; they ask for {len(asked)} x "
-                    f"{self._config.rollout.num_cpus_per_worker:g} CPUs, the cluster has "
-                    f"{ray.available_resources().get('CPU', 0):g} free of "
-                    f"{ray.cluster_resources().get('CPU', 0):g}"
+                    f"{self._config.run.start_deadline_s:g}, {room(self._config.rollout, len(asked))}"
                 )
         try:
             specs: Sequence[EnvironmentSpec] = ray.get(asked)
@@ -189,7 +187,7 @@ class RolloutManager:
         fragments: list[SampleFragment] = []
         while lease is not None:
             missing = num_fragments - len(fragments)
-            there, lost = read_fragments(lease.entries, self._ending, self._run_stops)
+            there, lost = read_fragments(lease.entries, self._ending, self._run_stops, self.is_gone)
             if self._run_stops.is_set():
                 return None
             fragments += there[:missing]
@@ -253,6 +251,10 @@ class RolloutManager:
             if self._config.rollout.synchronous:
                 self.permit(num_fragments - len(lent))
         return False
+
+    def is_gone(self, metadata: FragmentMetadata) -> bool:
+        """Whether the worker that made a fragment is gone, and its data with it."""
+        return self._fleet.is_gone(metadata.worker_id, metadata.worker_life)
 
     @property
     def replay_counters(self) -> ReplayCounters:

@@ -214,15 +214,13 @@ class RolloutWorker:
         # The environments work while this is written.
         finished = []
         with self.watch.phase("fragments"):
-            memory = _rows(chosen.memory, int(under_way.opens.sum()))
+            opens = under_way.opens.tolist()
+            memory = _rows(chosen.memory, sum(opens))
+            logp, value = chosen.logp.tolist(), chosen.value.tolist()
             for k, env_id in enumerate(under_way.env_id.tolist()):
-                decision = Decision(
-                    {name: a[k] for name, a in chosen.action.items()},
-                    float(chosen.logp[k]),
-                    float(chosen.value[k]),
-                    under_way.version,
-                )
-                state = next(memory) if under_way.opens[k] else None
+                action = {name: a[k] for name, a in chosen.action.items()}
+                decision = Decision(action, logp[k], value[k], under_way.version)
+                state = next(memory) if opens[k] else None
                 fragment = self._builders[env_id].decide(decision, state)
                 self._episodes[env_id].version = under_way.version
                 if fragment is not None:
@@ -238,9 +236,13 @@ class RolloutWorker:
             with self.watch.phase("inference"):
                 final_value[cut] = self._inference.value(params, final_obs, steps.env_id[cut])
         episodes, fragments = [], []
-        for k, env_id in enumerate(steps.env_id.tolist()):
+        outcomes = zip(
+            steps.env_id.tolist(), steps.failed.tolist(), steps.reward.tolist(), steps.terminated.tolist(),
+            steps.truncated.tolist(), final_value.tolist(), steps.info, strict=True,
+        )  # fmt: skip
+        for env_id, failed, reward, terminated, truncated, value, info in outcomes:
             builder, episode = self._builders[env_id], self._episodes[env_id]
-            if steps.failed[k]:
+            if failed:
                 fragment = builder.cut()
                 if fragment is not None:
                     fragments.append(fragment)
@@ -248,11 +250,10 @@ class RolloutWorker:
                 continue
             if not builder.awaits_outcome:  # the first receipt of the environment
                 continue
-            terminated, truncated = bool(steps.terminated[k]), bool(steps.truncated[k])
-            builder.outcome(float(steps.reward[k]), terminated, truncated, float(final_value[k]))
-            episode.add(float(steps.reward[k]), self._discount)
+            builder.outcome(reward, terminated, truncated, value)
+            episode.add(reward, self._discount)
             if terminated or truncated:
-                episodes.append(episode.finished(self._tasks[env_id], steps.info[k]))
+                episodes.append(episode.finished(self._tasks[env_id], info))
                 episode.begin()
         if episodes:
             with self._lock:

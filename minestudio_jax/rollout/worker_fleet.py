@@ -14,16 +14,18 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from minestudio_jax.config import Config, RolloutConfig
+from minestudio_jax.config import Config
 from minestudio_jax.rollout.fragment_sender import SenderCounters
-from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES, PackedVersion
-from minestudio_jax.rollout.replay_service import CPU_ONLY, RolloutFailure
+from minestudio_jax.rollout.placement import room, worker_options
+from minestudio_jax.rollout.policy_loading import PackedVersion
+from minestudio_jax.rollout.replay_service import RolloutFailure
 from minestudio_jax.rollout.rollout_actor import MAX_CALLS, ActorReport, RolloutActor
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 
 _FIRST_BACKOFF_S = 0.5  # before a worker that died is started again; doubles with every death soon after
 _LONGEST_BACKOFF_S = 60.0
 _HEALTHY_AFTER_S = 60.0  # a worker that lived so long begins with the first back-off again
+_SAY_WAITING_AFTER_S = 15.0  # a process takes some seconds to be there, where there is room for it
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class WorkerStatus:
     Attributes:
       worker_id: its number; a worker that is replaced keeps it.
       life: how many times it had been started before.
-      state: "starting" (or waiting for Ray to place it), "acting", "draining" or "dead" (about to be started again).
+      state: "waiting" (its process is not there: Ray has still to place or to start it), "starting" its environments,
+        "acting", "draining" or "dead" (about to be started again).
       version: policy version it acts with; -1 before the first.
       env_failures: since its start.
       last_error: why it died last, or "".
@@ -58,6 +61,7 @@ class _Member:
     Attributes:
       actor: of this life; None while dead.
       started_at, asked_at: `time.monotonic()`.
+      waiting_said: the log says that this life waits for its process.
       answered: the actor has answered a report once, so it has been placed and runs.
       call: the report that is waited for.
       told: newest version it was told of, by `telling`, a call that it answers at once.
@@ -69,9 +73,10 @@ class _Member:
 
     worker_id: int
     life: int = 0
-    state: str = "starting"
+    state: str = "waiting"
     actor: Any = None
     started_at: float = 0.0
+    waiting_said: bool = False
     answered: bool = False
     call: Any = None
     asked_at: float = 0.0
@@ -133,6 +138,12 @@ class WorkerFleet:
         """A call for each worker that answers with the spec of its environments."""
         with self._lock:
             return [m.actor.spec.remote() for m in self._members.values() if m.actor is not None]
+
+    def is_gone(self, worker_id: int, life: int) -> bool:
+        """Whether that life of a worker is over, and what it stored with it."""
+        with self._lock:
+            member = self._members.get(worker_id)
+            return member is None or member.life != life or member.actor is None
 
     def publish(self, version: int, where: Path | PackedVersion) -> None:
         """Tells the workers of a new policy version; never waits. Who has not heard of the last is told later."""
@@ -197,8 +208,6 @@ class WorkerFleet:
                 if member.call in ready:
                     self._take_report(member, on_report)
                 elif reason := self._overdue(member):
-                    with contextlib.suppress(ray.exceptions.RayError):
-                        ray.kill(member.actor)
                     (died if member.answered else never_there).append((member, reason))
             except ray.exceptions.RayActorError as error:
                 died.append((member, str(error)))
@@ -208,6 +217,7 @@ class WorkerFleet:
             self._count_restart(member, reason)
         for member, reason in died + never_there:
             self._bury(member, reason)
+        self._say_who_waits()
 
     def close(self, on_report: OnReport, deadline_s: float) -> None:
         """Stops every worker, at the latest after `deadline_s`; `on_report` gets the last report of each."""
@@ -234,24 +244,17 @@ class WorkerFleet:
             self._members[worker_id] = member
 
     def _start(self, member: _Member) -> None:
-        rollout = self._config.rollout
         self._lives[member.worker_id] = member.life + 1
         with self._lock:
             self._gone = _sum(self._gone, member.sender)
             member.sender, member.version, member.env_failures = SenderCounters(), -1, 0
-            member.state, member.answered, member.call = "starting", False, None
+            member.state, member.answered, member.call = "waiting", False, None
+            member.waiting_said = False
             member.told, member.telling, member.permitted = -1, None, 0
             member.started_at = time.monotonic()
             member.actor = (
                 ray.remote(RolloutActor)
-                .options(
-                    num_cpus=rollout.num_cpus_per_worker,
-                    num_gpus=rollout.num_gpus_per_worker,
-                    resources=rollout.resources,
-                    scheduling_strategy="SPREAD",
-                    runtime_env={"env_vars": _variables(rollout)},
-                    max_concurrency=MAX_CALLS,
-                )
+                .options(**worker_options(self._config.rollout), max_concurrency=MAX_CALLS)
                 .remote(
                     self._config,
                     member.worker_id,
@@ -307,11 +310,26 @@ class WorkerFleet:
             return f"it did not report within rollout.report_deadline_s={rollout.report_deadline_s:g}"
         if not member.answered and waited_s > self._config.run.start_deadline_s:
             return (
-                f"its process was not there within run.start_deadline_s={self._config.run.start_deadline_s:g} "
-                f"({ray.available_resources().get('CPU', 0):g} CPUs are free, it asks for "
-                f"{rollout.num_cpus_per_worker:g})"
+                f"its process was not there within run.start_deadline_s={self._config.run.start_deadline_s:g}, "
+                f"{room(rollout, 1)}"
             )
         return ""
+
+    def _say_who_waits(self) -> None:
+        """Says, once for each start, which workers have no process long after they were started."""
+        since = time.monotonic() - _SAY_WAITING_AFTER_S
+        late = [
+            m for m in self._members.values() if m.state == "waiting" and m.started_at < since and not m.waiting_said
+        ]
+        for member in late:
+            member.waiting_said = True
+        if late:
+            log.warning(
+                "the rollout workers %s have no process after %g s, %s: they start as soon as a node has room",
+                sorted(m.worker_id for m in late),
+                _SAY_WAITING_AFTER_S,
+                room(self._config.rollout, len(late)),
+            )
 
     def _count_restart(self, member: _Member, reason: str) -> None:
         if member.state == "draining":
@@ -323,7 +341,15 @@ class WorkerFleet:
             )
         self.restarts += 1
 
+    def _end(self, member: _Member) -> None:
+        """Kills a worker that died, as far as anybody can tell, and has the buffer forget what died with it."""
+        # It may hang, or be cut off with its whole node, and would go on if it came back.
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(member.actor)
+        self._replay_buffer.lose.remote(member.worker_id, member.life)
+
     def _bury(self, member: _Member, reason: str) -> None:
+        self._end(member)
         if member.state == "draining":
             log.warning("rollout worker %d died while it was drained: %s", member.worker_id, reason)
             self._remove(member)
@@ -385,22 +411,13 @@ class WorkerFleet:
                     member.worker_id,
                     self._config.rollout.drain_deadline_s,
                 )
-            ray.kill(member.actor)
+            self._end(member)
             self._remove(member)
 
     def _remove(self, member: _Member) -> None:
         with self._lock:
             del self._members[member.worker_id]
             self._gone = _sum(self._gone, member.sender)
-
-
-def _variables(rollout: RolloutConfig) -> dict[str, str]:
-    """Environment variables of a worker's process."""
-    if rollout.inference_platform == "cpu":
-        return {**CPU_ONLY["env_vars"], **HEAP_VARIABLES}
-    # A part of a GPU is shared with others: JAX takes what it needs instead of nearly all there is. What platforms the
-    # learner may use says nothing here.
-    return {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **HEAP_VARIABLES}
 
 
 def _sum(a: SenderCounters, b: SenderCounters) -> SenderCounters:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import socket
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config import Config, ConfigError, RolloutConfig
 
 _CONNECT_DEADLINE_S = 5.0
 _EXIT_GRACE_S = 5.0  # for the processes of a private Ray to end by themselves
@@ -21,6 +21,7 @@ _GIB = 2**30
 _SHARED_MEMORY = Path("/dev/shm")
 _STORE_PER_BUFFER = 1.5  # of the object store: what is on its way to the buffer or to the learner lies there as well
 _LEAST_STORE_BYTES = 128 * 2**20
+_LEAST_RESOURCE = 1e-4  # Ray counts in these
 
 
 def expect_token(config: Config) -> None:
@@ -201,27 +202,57 @@ def wait_for_resources(config: Config) -> None:
     """
     import ray
 
-    rollout, address = config.rollout, config.run.ray_address
-    settings = {"CPU": f"rollout.num_cpus_per_worker={rollout.num_cpus_per_worker:g}",
-                "GPU": f"rollout.num_gpus_per_worker={rollout.num_gpus_per_worker:g}"}  # fmt: skip
-    workers, learners = _demand(config), learner_resources(config)
+    address = config.run.ray_address
     ended = time.monotonic() + (config.run.start_deadline_s if address else 0.0)
+    where = f"the cluster at run.ray_address={address!r}" if address else "this machine"
     while True:
-        there = ray.cluster_resources()
-        for kind in workers | learners:
-            demand, its, available = workers.get(kind, 0.0), learners.get(kind, 0.0), there.get(kind, 0.0)
-            if available < demand + its:
-                where = f"the cluster at run.ray_address={address!r}" if address else "this machine"
-                each = settings.get(kind, f"rollout.resources={json.dumps(rollout.resources)}")
-                besides = f", the trainer's processes for {its:g} (trainer.host_resources)" if its else ""
-                lack = (
-                    f"the rollout workers ask for {demand:g} {kind}s (rollout.num_rollout_workers="
-                    f"{rollout.num_rollout_workers} x {each}){besides}, {where} has {available:g}: ask for "
-                    "less" + (" or add nodes" if address else "")
-                )
-                break
-        else:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        lack = _lack(nodes, config.rollout, where) if config.rollout.mode == "ray" else ""
+        lack = lack or _learners_lack(nodes, config, where)
+        if not lack:
             return
         if time.monotonic() > ended:
-            raise ConfigError(lack)
+            raise ConfigError(f"{lack}: ask for less" + (" or add nodes" if address else ""))
         time.sleep(0.5)
+
+
+def _lack(nodes: Sequence[Mapping[str, float]], rollout: RolloutConfig, where: str) -> str:
+    """What `nodes` have too little of for the rollout workers, each of which must fit on one; empty if nothing."""
+    workers = rollout.num_rollout_workers
+    settings = (
+        ("CPU", "num_cpus_per_worker", rollout.num_cpus_per_worker),
+        ("GPU", "num_gpus_per_worker", rollout.num_gpus_per_worker),
+        *((kind, f"resources: {kind}", each) for kind, each in rollout.resources.items()),
+    )
+    asked = [setting for setting in settings if setting[-1]]
+    for kind, name, each in asked:
+        available = sum(node.get(kind, 0.0) for node in nodes)
+        if available < workers * each - _LEAST_RESOURCE:
+            return (
+                f"the rollout workers ask for {workers * each:g} {kind}s (rollout.num_rollout_workers={workers} x "
+                f"rollout.{name}={each:g}), {where} has {available:g}"
+            )
+    places = sum(
+        min((int((node.get(kind, 0.0) + _LEAST_RESOURCE) / each) for kind, _, each in asked), default=workers)
+        for node in nodes
+    )
+    if places >= workers:
+        return ""
+    of = " and ".join(f"rollout.{name}={each:g}" for _, name, each in asked)
+    return (
+        f"{where} has room for {places} of rollout.num_rollout_workers={workers} workers of {of}, each of which needs "
+        "that on one node"
+    )
+
+
+def _learners_lack(nodes: Sequence[Mapping[str, float]], config: Config, where: str) -> str:
+    """What there is too little of for the trainer's processes besides the rollout workers; empty if nothing."""
+    workers = _demand(config)
+    for kind, amount in learner_resources(config).items():
+        available, its = sum(node.get(kind, 0.0) for node in nodes), workers.get(kind, 0.0)
+        if available < amount + its - _LEAST_RESOURCE:
+            return (
+                f"the trainer's processes ask for {amount:g} {kind}s (trainer.num_hosts={config.trainer.num_hosts} x "
+                f"trainer.host_resources), the rollout workers for {its:g}, {where} has {available:g}"
+            )
+    return ""

@@ -6,14 +6,14 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import ray
 import ray.exceptions
 from jax.sharding import NamedSharding
 
-from minestudio_jax.rollout.fragment import FragmentId, SampleFragment
+from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_reading import read_fragments
 from minestudio_jax.rollout.replay_buffer import Entry
 from minestudio_jax.rollout.replay_service import NAMESPACE
@@ -67,7 +67,7 @@ def leading_source(
                 theirs = [(lent[row].buffer, lent[row].lease_id, metadata[row].id) for row in rows[peer]]
                 conversation.say(Fetch(Read(number, theirs, rows[peer].tolist(), metadata)), peer)
             mine = [lent[row].entry for row in rows[0]]
-            lost = set(_read(mine, here, stop))
+            lost = set(_read(mine, here, stop, manager.is_gone))
             for peer in conversation.peers:
                 answer = _answer(conversation, peer, deadline_s, stop)
                 if answer is None:
@@ -144,8 +144,14 @@ def _read_told(request: Read, here: dict[FragmentId, SampleFragment], stop: thre
     return lost + _read(entries, here, stop)
 
 
-def _read(entries: Sequence[Entry], here: dict[FragmentId, SampleFragment], stop: threading.Event) -> list[FragmentId]:
+def _read(
+    entries: Sequence[Entry],
+    here: dict[FragmentId, SampleFragment],
+    stop: threading.Event,
+    is_gone: Callable[[FragmentMetadata], bool] = lambda metadata: False,
+) -> list[FragmentId]:
     """Reads what `here` does not have yet into it; gives what is lost."""
-    there, lost = read_fragments([entry for entry in entries if entry.metadata.id not in here], stop.is_set, stop)
+    missing = [entry for entry in entries if entry.metadata.id not in here]
+    there, lost = read_fragments(missing, stop.is_set, stop, is_gone)
     here.update((fragment.metadata.id, fragment) for fragment in there)
     return lost

@@ -88,6 +88,9 @@ def flop_of(jaxpr: Any) -> float:
                 total += most(flop_of(branch.jaxpr) for branch in parameters["branches"])
             case "scan":
                 total += parameters["length"] * flop_of(parameters["jaxpr"].jaxpr)
+            case "shard_map":  # says what one device does
+                devices = math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
+                total += devices * flop_of(parameters["jaxpr"])
             case _:
                 total += sum(flop_of(inner) for inner in jaxprs_in_params(parameters))
     return total

@@ -44,6 +44,10 @@ class CheckedBuffer(ReplayBuffer):
         self.check()
         return known
 
+    def lose(self, worker_id, worker_life):
+        super().lose(worker_id, worker_life)
+        self.check()
+
     def take(self, num_fragments, ahead=0):
         """References of a lease that is given back at once; None if there is none."""
         lease = self.lease(num_fragments, ahead)
@@ -243,6 +247,25 @@ def test_a_chunk_with_a_lost_fragment_is_not_lent_again():
     lease = buffer.lease(2)
     buffer.release(lease.id, lost=ids(lease.entries)[1:])
     assert (buffer.counters.trained, buffer.counters.lost, buffer.counters.held) == (1, 1, 0)
+
+
+def test_what_a_dead_worker_delivered_leaves_at_once_and_what_still_comes_is_lost_too():
+    buffer = make(max_chunks=8, fragments_per_chunk=2)
+    for i in range(5):
+        buffer.add(entry(i))
+    lease = buffer.lease(2)
+    other = FragmentMetadata(0, 1, 0, 0, 0, LENGTH, "s", 1, 1, "task", BYTES)
+    buffer.add(Entry("of its next life", other))
+    buffer.lose(0, 0)
+    counters = buffer.counters
+    assert (counters.lost, counters.held) == (3, 3), "a complete chunk and half a one are gone; another is lent"
+    buffer.add(entry(5))
+    assert (counters.inserted, counters.lost, counters.held) == (7, 4, 3)
+    buffer.release(lease.id, lost=ids(lease.entries)[1:])
+    assert (counters.trained, counters.lost, counters.held) == (1, 5, 1), "what was read in time has been trained on"
+    buffer.set_version("another session", 1)
+    buffer.add(entry(0, session="another session"))
+    assert buffer.counters.held == 1
 
 
 def test_what_a_consumer_did_not_need_is_lent_again_in_whole_chunks():

@@ -190,7 +190,7 @@ def test_workers_are_added_and_the_youngest_is_drained(manager):
 def test_a_worker_that_cannot_be_placed_stalls_nothing(manager):
     sentence = manager.set_num_workers(9)
     assert "some wait for more" in sentence
-    assert wait_until(lambda: states(manager).count("starting") >= 6, 20)
+    assert wait_until(lambda: states(manager).count("waiting") >= 6, 20)
     fetch(manager)
     fetch(manager)
     manager.set_num_workers(1)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from minestudio_jax.config import Config, ConfigError, ReplayConfig, RunConfig
+from minestudio_jax.config import Config, ConfigError, ReplayConfig, RolloutConfig, RunConfig
 from minestudio_jax.run import ray_cluster, ray_launcher
 from minestudio_jax.run.ray_experience import RayExperience
 
@@ -44,3 +44,23 @@ def test_without_ray_train_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(ray_launcher, "_NEEDED", ("no_such_module",))
     with pytest.raises(ConfigError, match=r"no_such_module for it: install minestudio_jax\[multihost\]"):
         ray_launcher.launch(Config())
+
+
+def test_workers_need_their_share_of_one_node():
+    def lack(*nodes, **rollout):
+        return ray_cluster._lack(nodes, RolloutConfig(**rollout), "the cluster")
+
+    six = [{"CPU": 3.0}, {"CPU": 3.0}]
+    assert lack(*six, num_rollout_workers=2, num_cpus_per_worker=3) == ""
+    assert lack({"CPU": 0.3}, num_rollout_workers=3, num_cpus_per_worker=0.1) == ""
+    assert lack({}, num_rollout_workers=3, num_cpus_per_worker=0) == ""
+    assert lack(*six, num_rollout_workers=4, num_cpus_per_worker=2) == (
+        "the rollout workers ask for 8 CPUs (rollout.num_rollout_workers=4 x rollout.num_cpus_per_worker=2), "
+        "the cluster has 6"
+    )
+    assert lack(*six, num_rollout_workers=3, num_cpus_per_worker=2) == (
+        "the cluster has room for 2 of rollout.num_rollout_workers=3 workers of rollout.num_cpus_per_worker=2, each of "
+        "which needs that on one node"
+    )
+    apart = [{"CPU": 4.0}, {"GPU": 1.0}]
+    assert "room for 0 of" in lack(*apart, num_rollout_workers=1, num_cpus_per_worker=1, num_gpus_per_worker=1)

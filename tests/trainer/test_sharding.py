@@ -28,6 +28,7 @@ from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import stack_fragments
+from minestudio_jax.trainer.cost import flop_of
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.traffic import traffic_of
@@ -48,6 +49,7 @@ def learn(mesh):
     batch = jax.device_put(batch, sharding.along_batch(mesh))
     update = jax.jit(make_update(policy, config, mesh), donate_argnums=0, out_shardings=(shardings, None, None))
     now = coefficients(config, 0, 1)
+    flop = flop_of(jax.make_jaxpr(update)(state, batch, now).jaxpr)
     update = update.lower(state, batch, now).compile()
     for _ in range(3):
         state, metrics, _ = update(state, batch, now)
@@ -59,6 +61,7 @@ def learn(mesh):
         "state_bytes": sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)),
         "begin_bytes": began.temp_size_in_bytes + began.output_size_in_bytes,
         "update_bytes": updates.argument_size_in_bytes + updates.temp_size_in_bytes,
+        "flop": flop,
         "statements": traffic.statements, "sent_bytes": traffic.sent_bytes,
         "params_bytes": sum(x.nbytes for x in jax.tree.leaves(state.params)),
         "split": sum("fsdp" in s.spec for s in jax.tree.leaves(shardings.params)),
@@ -102,6 +105,11 @@ def assert_same_learning(found, single):
 def test_three_updates_are_those_of_one_device(small, mesh):
     """D-31."""
     assert_same_learning(small[mesh], small[SINGLE])
+
+
+def test_the_arithmetic_is_the_same(small, vpt):
+    assert {small[mesh]["flop"] for mesh in (SINGLE, DATA, BOTH, FSDP)} == {small[SINGLE]["flop"]}
+    assert vpt[TENSOR]["flop"] == vpt[SINGLE]["flop"] > 0
 
 
 def test_a_state_that_is_split_takes_its_part_of_the_memory(small):
