@@ -34,11 +34,14 @@ _CACHE = pytest.StashKey[str]()
 # left alone with one.
 _LONG_FILES = (
     "run/test_training_run.py",
+    "run/test_hosts.py",
     "run/test_vpt_run.py",
     "learning/test_learning.py",
     "trainer/test_update.py",
     "policies/test_vpt_golden.py",
     "chaos/test_chaos.py",
+    "chaos/test_node_death.py",
+    "trainer/test_sharding.py",
     "chaos/test_node_death.py",
     "trainer/test_ppo_trainer.py",
     "envs/voxel/test_world.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
         make_update(policy, trainer, mesh, auxiliary), donate_argnums=0,
         out_shardings=(shardings_of(state), None, None),
     )  # fmt: skip
-    compiled = update.lower(state, batch, Coefficients.abstract(), auxiliary_data).compile()
+    compiled: Any = update.lower(state, batch, Coefficients.abstract(), auxiliary_data).compile()
     cost = cost_of(update, compiled, state, batch, trainer, auxiliary_data)
     traffic = traffic_of(compiled, mesh.size)
     between = compiled.memory_analysis().temp_size_in_bytes

@@ -18,12 +18,11 @@ from jax.sharding import NamedSharding
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer import placement, sharding
+from minestudio_jax.trainer.abstract import abstract_iteration, abstract_state, shardings_of
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import BadUpdates, LearningFailure
-from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.checkpoint import Checkpointer
 from minestudio_jax.trainer.cost import Cost, cost_of
 from minestudio_jax.trainer.device_collector import DeviceCollector
@@ -79,11 +78,8 @@ class PPOTrainer:
         first_host = jax.process_index() == 0
         self._batch_sharding = sharding.along_batch(mesh)
 
-        begin = partial(initial_state, policy, config, seed)
-        shapes = jax.eval_shape(begin)
-        shardings = sharding.shardings(shapes, mesh, policy.tensor_rules())
-        abstract = sharding.with_sharding(shapes, shardings)
-        self._abstract = abstract
+        abstract = self._abstract = abstract_state(policy, config, mesh)
+        shardings = shardings_of(abstract)
         if collector is not None:
             abstract = dataclasses.replace(abstract, rollout=collector.abstract())
         self._collector = collector
@@ -94,7 +90,8 @@ class PPOTrainer:
         if restored is None:
             if pretrained is not None:  # straight to where they will lie: no device need hold them all
                 pretrained = placement.from_whole(pretrained, shardings.params)
-            restored = jax.jit(begin, out_shardings=shardings)(params=pretrained), Counters()
+            begin = jax.jit(partial(initial_state, policy, config, seed), out_shardings=shardings)
+            restored = begin(params=pretrained), Counters()
         state, self.counters = restored
         self._rollout = state.rollout
         if collector is not None and not self.resumed:
@@ -106,10 +103,7 @@ class PPOTrainer:
         if first_host:
             policy_store.remove_newer_versions(run_dir / "versions", self.counters.policy_version)
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-        self._abstract_batch = sharding.with_sharding(
-            abstract_batch(policy, spec, fragments_per_iteration(config, mesh.size), fragment_length),
-            self._batch_sharding,
-        )
+        self._abstract_batch = abstract_iteration(policy, config, mesh, spec, fragment_length)
         self._auxiliary = AuxiliaryLosses(config, sharding.batch_shards(mesh))
         self._auxiliary.check(spec)
         self._auxiliary_sharding = sharding.along_batch(mesh, axis=2)  # behind epochs and steps

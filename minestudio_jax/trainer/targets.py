@@ -90,8 +90,10 @@ def make_targets(policy: Policy, config: TrainerConfig, mesh: Mesh, params: Para
 
 def with_few_everywhere(mesh: Mesh, batch: FragmentBatch) -> FragmentBatch:
     """The batch with all on every device that is one number a step or less: what is computed of these needs all."""
-    many = {name: getattr(batch, name) for name in ("obs", "action", "policy_state")}
-    return dataclasses.replace(everywhere(mesh, dataclasses.replace(batch, **dict.fromkeys(many))), **many)
+    few = dataclasses.replace(batch, obs={}, action={}, policy_state=())
+    return dataclasses.replace(
+        everywhere(mesh, few), obs=batch.obs, action=batch.action, policy_state=batch.policy_state
+    )
 
 
 def target_metrics(batch: FragmentBatch, targets: Targets, version: jax.Array) -> dict[str, jax.Array]:

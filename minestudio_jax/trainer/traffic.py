@@ -74,7 +74,8 @@ def _of_computation(
     for line in computations[name]:
         collective = _COLLECTIVE.search(line)
         if collective:
-            _add_collective(total, *collective.groups(), num_devices)
+            result, kind, rest = collective.groups()
+            _add_collective(total, result, kind, rest, num_devices)
             continue
         branches = _BRANCHES.search(line)
         if branches:
