@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from tests.launch.scripts import LAUNCH, ROOT, tools_on_path
 from tests.rollout.processes import wait_until
-from tests.run.programs import MARKER, Program
+from tests.run.programs import Program
 
 
 class Hosts(Program):
@@ -23,19 +22,10 @@ class Hosts(Program):
 
     def __init__(self, folder: Path, options: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> None:
         self.folder = folder
-        self._mark = f"{MARKER}={uuid.uuid4().hex}"
-        key, value = self._mark.split("=")
-        script = [str(LAUNCH / "local_multihost.sh"), "--program=tests.launch.fake_host", *options]
-        self.process = subprocess.Popen(
-            [*script, "--", f"--folder={folder}", *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **tools_on_path(), key: value},
-            start_new_session=True,
-        )
-        self.stdout = self.stderr = ""
+        super().__init__(
+            str(LAUNCH / "local_multihost.sh"), "--program=tests.launch.fake_host", *options, "--",
+            f"--folder={folder}", *flags, cwd=ROOT, environment=tools_on_path(),
+        )  # fmt: skip
 
     def wait_until_ready(self, hosts: int = 2) -> None:
         def are_ready() -> bool:

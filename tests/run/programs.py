@@ -42,7 +42,7 @@ class Program:
     """One started program and everything that descends from it, found by a mark in its environment.
 
     Args:
-      name: of the module, in the package if it has no dot.
+      name: of the module, in the package if it has no dot; or the path of a shell script.
       *arguments: of the command line.
       cwd: directory it is started in.
       optimized: compiled as users' programs are. Otherwise without most optimisations: sooner, and slower.
@@ -60,7 +60,7 @@ class Program:
         self._mark = f"{MARKER}={uuid.uuid4().hex}"
         key, value = self._mark.split("=")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", name if "." in name else f"minestudio_jax.{name}", *arguments],
+            [*_command(name), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -104,6 +104,12 @@ class Program:
 
     def assert_nothing_left(self, timeout_s: float = 10.0) -> None:
         assert wait_until(lambda: not self.alive(), timeout_s), self.alive()
+
+
+def _command(name: str) -> list[str]:
+    if name.endswith(".sh"):
+        return [name]
+    return [sys.executable, "-m", name if "." in name else f"minestudio_jax.{name}"]
 
 
 def train(run_dir: Path, *arguments: str, **kwargs: Any) -> Program:

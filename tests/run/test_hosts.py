@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 
 import pytest
 
-from tests.run.programs import metrics, train, wait_for_iteration
+from tests.launch.scripts import LAUNCH, tools_on_path
+from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
 from tests.run.test_training_run import assert_counters_never_go_back, checkpoints
 
 pytestmark = pytest.mark.timeout(600)
@@ -35,37 +37,48 @@ def start_hosts(run_dir, *arguments, devices=2, of_each=((), ())):
 
 
 @pytest.fixture
-def hosts(request):
-    """Starts hosts, and leaves none of them behind if the test fails."""
-    programs = []
+def programs():
+    """Those that are started, of which nothing is left behind if the test fails."""
+    started = []
+    yield started
+    for program in started:
+        for pid in program.alive():
+            os.kill(pid, signal.SIGKILL)
+        if program.process.poll() is None:
+            program.wait()
+
+
+@pytest.fixture
+def hosts(programs):
+    """Starts hosts."""
 
     def start(*args, **kwargs):
         programs.extend(started := start_hosts(*args, **kwargs))
         return started
 
-    yield start
-    for program in programs:
-        if program.process.poll() is None:
-            program.kill()
-            program.wait()
+    return start
 
 
-def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(hosts, tmp_path):
-    """D-39, D-40."""
+def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs, tmp_path):
+    """D-39, D-40, with local_multihost.sh and the Ray that it starts."""
     run_dir = tmp_path / "run"
-    first, second = hosts(run_dir, "--trainer.save_interval=100000")
-    wait_for_iteration(first, run_dir, 3, WAIT_S)
-    os.kill(second.process.pid, signal.SIGTERM)
-    assert first.wait(WAIT_S) == 0, first.stdout + first.stderr
-    assert second.wait(WAIT_S) == 0, second.stdout + second.stderr
-    for program in (first, second):
-        program.assert_nothing_left()
-    assert "stopping after SIGTERM at host 1" in first.stdout
+    both = Program(
+        str(LAUNCH / "local_multihost.sh"), "--hosts=2", "--devices=2", "--", f"--run.dir={run_dir}", *TINY,
+        "--trainer.save_interval=100000", environment=tools_on_path(), optimized=False,
+    )  # fmt: skip
+    programs.append(both)
+    wait_for_iteration(both, run_dir, 3, WAIT_S)
+    (second,) = [pid for pid, command in both.alive().items() if "--trainer.host_index=1" in command]
+    os.kill(second, signal.SIGTERM)
+    assert both.wait(WAIT_S) == 0, both.stdout + both.stderr
+    both.assert_nothing_left()
+    assert re.search(r"\[host 0\] .*stopping after SIGTERM at host 1", both.stdout)
     saved = metrics(run_dir)[-1]
     assert checkpoints(run_dir) == [saved["iteration"]]
     assert saved["trained_steps"] == saved["iteration"] * 2 * 2 * 4 * 8
 
     alone = train(run_dir, "--trainer.cpu_devices=2", optimized=False)
+    programs.append(alone)
     wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
     os.kill(alone.process.pid, signal.SIGTERM)
     assert alone.wait(WAIT_S) == 0, alone.stderr
@@ -114,20 +127,16 @@ def test_two_hosts_collect_on_their_devices(hosts, tmp_path):
     assert checkpoints(run_dir) == [2, 4]
 
 
-def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(tmp_path):
+def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(programs, tmp_path):
     run_dir = tmp_path / "run"
     program = train(
         run_dir, "--trainer.launcher=ray", "--trainer.num_hosts=2", "--trainer.cpu_devices=2",
         '--rollout.resources={"minecraft": 4}', optimized=False,
     )  # fmt: skip
-    try:
-        wait_for_iteration(program, run_dir, 3, WAIT_S)
-        os.kill(program.process.pid, signal.SIGTERM)
-        assert program.wait(WAIT_S) == 0, program.stdout + program.stderr
-    finally:
-        if program.process.poll() is None:
-            program.kill()
-            program.wait()
+    programs.append(program)
+    wait_for_iteration(program, run_dir, 3, WAIT_S)
+    os.kill(program.process.pid, signal.SIGTERM)
+    assert program.wait(WAIT_S) == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     last = metrics(run_dir)[-1]
     assert checkpoints(run_dir)[-1] == last["iteration"]
