@@ -58,11 +58,17 @@ def summed(tree: Any, specs: Any) -> Any:
     def total(leaf: jax.Array, spec: P) -> jax.Array:
         axis = _fsdp_axis(spec)
         if axis is None:
-            return lax.psum(leaf, BATCH_AXES)
+            return _added(leaf, *BATCH_AXES)
         part = lax.psum_scatter(leaf, "fsdp", scatter_dimension=axis, tiled=True)
-        return lax.psum(part, "data")
+        return _added(part, "data")
 
     return jax.tree.map(total, tree, specs)
+
+
+def _added(leaf: jax.Array, *axes: str) -> jax.Array:
+    """The sum over those axes that have several devices: without any, XLA refuses it beside what it splits itself."""
+    several = tuple(axis for axis in axes if lax.axis_size(axis) > 1)
+    return lax.psum(leaf, several) if several else leaf
 
 
 def global_norm(mesh: Mesh, tree: Any, specs: Any) -> jax.Array:

@@ -104,7 +104,7 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
             params, reference = gathered(params, specs), gathered(reference, reference_specs)
             fragments = jax.tree.map(lambda x: x[group], (batch, targets))
             gradient, metrics = accumulated_gradient(policy, config, params, reference, fragments, coefficients, count)
-            return summed(gradient, specs), jax.tree.map(lambda x: lax.psum(x, BATCH_AXES), metrics)
+            return summed(gradient, specs), summed(metrics, jax.tree.map(lambda _: P(), metrics))
 
         rows = P(BATCH_AXES)
         gradient_of = on_shards(mesh, shard_gradient, (specs, reference_specs, rows, rows, P(), P(), P()), (specs, P()))

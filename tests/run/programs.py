@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.rollout.processes import is_alive, wait_until
+from tests.rollout.processes import PATIENCE, is_alive, wait_until
 
 MARKER = "MINESTUDIO_JAX_TEST_RUN"
 
@@ -77,7 +77,8 @@ class Program:
         self.stdout = self.stderr = ""
 
     def wait(self, timeout_s: float = 120.0) -> int:
-        """Its exit code; a program that does not end in time fails the test with what it said."""
+        """Its exit code; a program that does not end in time, times PATIENCE, fails the test with what it said."""
+        timeout_s *= PATIENCE
         try:
             self.stdout, self.stderr = self.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -122,7 +123,7 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def wait_for_iteration(program: Program, run_dir: Path, iteration: int, timeout_s: float = 120.0) -> None:
-    give_up = time.monotonic() + timeout_s
+    give_up = time.monotonic() + PATIENCE * timeout_s
     while not any(m["iteration"] >= iteration for m in metrics(run_dir)):
         if program.process.poll() is not None or time.monotonic() > give_up:
             program.wait(1.0)
