@@ -8,7 +8,7 @@ that the times say nothing about a cluster's; memory and bytes are those of the 
 
 The least: for every optimiser step a sum of the gradients in a ring ('data'), or a gathering of the parameters and a
 scattered sum ('fsdp'); along 'tensor' two sums of activations in every block and context, forwards and backwards, and
-forwards once more for the advantages.
+forwards once more for the advantages, and one of the logits in each pass forwards.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from learner import random_batch
 
 from minestudio_jax.config import TrainerConfig
+from minestudio_jax.envs import actions
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.trainer import sharding
@@ -42,9 +43,10 @@ def least_bytes(policy: VPTPolicy, mesh: jax.sharding.Mesh, params_bytes: int) -
     parts = shape["data"] * shape["fsdp"]
     sums = BATCHES * 2 * params_bytes / shape["tensor"] * (parts - 1) / parts
     tensor = shape["tensor"]
-    activations = ROWS * CONTEXT * policy.shape.hidsize * 4
-    passes = BATCHES * STEPS // CONTEXT * policy.shape.layers
-    return sums + passes * (2 + 2 + 2) * 2 * activations * (tensor - 1) / tensor
+    activations = (2 + 2 + 2) * policy.shape.layers * policy.shape.hidsize
+    logits = 2 * sum(actions.VPT_ACTION_SPEC.values())
+    of_context = 4 * ROWS * CONTEXT * (activations + logits)
+    return sums + BATCHES * STEPS // CONTEXT * 2 * of_context * (tensor - 1) / tensor
 
 
 def measure(axis: str, devices: int, hidsize: int, repeats: int) -> None:

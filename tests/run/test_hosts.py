@@ -98,8 +98,9 @@ def test_when_a_host_dies_the_other_says_so_and_ends(hosts, tmp_path, victim):
     assert f"host {victim} (" in other.stdout + other.stderr
     assert "is gone" in other.stdout + other.stderr
     programs[victim].wait()
-    for program in programs:
-        program.assert_nothing_left()
+    other.assert_nothing_left()
+    # A private Ray goes with the first host, but its agents take a minute to believe it.
+    programs[victim].assert_nothing_left(60.0)
     assert checkpoints(run_dir)[-1] >= 2
 
 
