@@ -61,6 +61,11 @@ class ClusterRun:
         workers = json.loads((self.run_dir / "status.json").read_text())["rollout"]["workers"]
         return [worker["state"] for worker in workers]
 
+    def episodes(self, worker: int) -> int:
+        """That a worker has finished."""
+        lines = (self.run_dir / "episodes.jsonl").read_text().splitlines()
+        return sum(json.loads(line)["worker"] == worker for line in lines)
+
     def log(self) -> str:
         return (self.run_dir / "logs" / "run.log").read_text()
 
@@ -77,6 +82,8 @@ def run(tmp_path_factory) -> Iterator[ClusterRun]:
         run = ClusterRun(tmp_path_factory.mktemp("cluster"), cluster, nodes)
         cleanup.callback(lambda: run.program.process.poll() is None and run.program.kill())
         wait_for_iteration(run.program, run.run_dir, 3, timeout_s=120.0)
+        # By then there are fragments of both in the buffer, of which half are not sampled before the next ones come.
+        assert wait_until(lambda: min(run.episodes(0), run.episodes(1)) > 20, WITHIN_S)
         yield run
 
 
