@@ -39,7 +39,7 @@ class AuxiliaryLoss(Protocol):
     def draw(self, rng: np.random.Generator) -> Any:
         """What one optimiser step needs: a tree of NumPy arrays [R, ...], always of the same shapes and dtypes.
 
-        R is a multiple of num_devices: the rows are spread over them. The stream is a function of the run's seed and
+        R is a multiple of num_devices, those that batches are split over: the rows are spread over them, too. The stream is a function of the run's seed and
         the iteration, so a run that is continued draws what it would have drawn.
         """
         ...
@@ -61,7 +61,7 @@ class AuxiliaryLosses:
 
     Args:
       config: `auxiliary` and how many optimiser steps an iteration has.
-      num_devices: over which data is spread.
+      num_devices: over which batches are split, and this data with them.
     Raises:
       ConfigError: one of them is not known, or refuses its options.
     """

@@ -19,7 +19,7 @@ from tests.chaos.test_chaos import SHORT
 from tests.rollout.processes import is_alive, wait_until
 from tests.run.programs import Program, metrics, wait_for_iteration
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(400)
 
 WITHIN_S = 90.0  # for anything that must happen
 
@@ -81,7 +81,7 @@ def run(tmp_path_factory) -> Iterator[ClusterRun]:
             node.wait_until_there()
         run = ClusterRun(tmp_path_factory.mktemp("cluster"), cluster, nodes)
         cleanup.callback(lambda: run.program.process.poll() is None and run.program.kill())
-        wait_for_iteration(run.program, run.run_dir, 3, timeout_s=120.0)
+        wait_for_iteration(run.program, run.run_dir, 3, timeout_s=240.0)
         # By then there are fragments of both in the buffer, of which half are not sampled before the next ones come.
         assert wait_until(lambda: min(run.episodes(0), run.episodes(1)) > 20, WITHIN_S)
         yield run

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from minestudio_jax.rollout.process_guard import MARKER_VARIABLE
 
-# Deadlines in tests are those of a machine with a core or two to itself. On slow and busy ones everything takes longer, and
-# a deadline that passes there says nothing.
-PATIENCE = 4.0
+# Whoever runs the tests on a slow or busy machine may give everything so many times as long.
+PATIENCE = float(os.environ.get("MINESTUDIO_JAX_TEST_PATIENCE", "1"))
 
 
 def is_alive(pid: int) -> bool:

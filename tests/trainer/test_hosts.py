@@ -13,7 +13,7 @@ import pytest
 
 from tests.trainer import learning_host
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(600)
 
 
 def free_port():
@@ -39,7 +39,7 @@ def learn(out, num_processes, mesh="data:-1"):
         )
         for index in range(num_processes)
     ]
-    said = [process.communicate(timeout=600)[0] for process in processes]
+    said = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * num_processes, "\n".join(said)
     with np.load(out / "params.npz") as params:
         metrics, iteration = json.loads((out / "metrics.json").read_text())
