@@ -39,8 +39,9 @@ class AuxiliaryLoss(Protocol):
     def draw(self, rng: np.random.Generator) -> Any:
         """What one optimiser step needs: a tree of NumPy arrays [R, ...], always of the same shapes and dtypes.
 
-        R is a multiple of num_devices, those that batches are split over: the rows are spread over them, too. The stream is a function of the run's seed and
-        the iteration, so a run that is continued draws what it would have drawn.
+        R is a multiple of num_devices, those that batches are split over: the rows are spread over them, too. The
+        stream is a function of the run's seed and the iteration, so a run that is continued draws what it would have
+        drawn.
         """
         ...
 
