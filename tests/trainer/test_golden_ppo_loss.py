@@ -108,7 +108,12 @@ def test_golden_ppo_loss(golden, case):
     policy = TablePolicy(mean, scale)
     now = coefficients(config, 0, 0)
     reference = tables(data, "ref_") if hyper["kl"] else None
-    run = jax.jit(lambda params: accumulated_gradient(policy, config, params, reference, (batch, targets), now))
+    group = (batch, targets)
+
+    @jax.jit
+    def run(params):
+        return accumulated_gradient(policy, config, params, reference, group, now, jnp.float32(mask.size))
+
     gradient, metrics = run(tables(data))
 
     out = {name: float(data[f"out_{name}"]) for name in ("policy_loss", "value_loss", "entropy_bonus", "approx_kl",
