@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+import ray.exceptions
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from minestudio_jax.config import RolloutConfig
 from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES
@@ -20,8 +23,28 @@ def buffer_options() -> dict[str, Any]:
     return {"num_cpus": 0, "runtime_env": {"env_vars": _CPU_ONLY}, "scheduling_strategy": here}
 
 
-def worker_options(rollout: RolloutConfig) -> dict[str, Any]:
-    """Ray's options for a rollout worker: round the nodes that have room."""
+def reserve(rollout: RolloutConfig) -> PlacementGroup | None:
+    """A rollout worker's place on some node, the one with the most room: it keeps that through all its lives.
+
+    Nobody else in the cluster gets it while the worker is started again. If the node is lost, Ray finds another one.
+    A place of its own for each worker, and not one group for all, can be given back when a worker is no longer wanted.
+
+    Returns:
+      The place, which may have to wait for room; None if a worker asks for nothing.
+    """
+    needs = {kind: amount for kind, amount in _needs(rollout).items() if amount}
+    return placement_group([needs], strategy="SPREAD") if needs else None
+
+
+def give_back(place: PlacementGroup | None) -> None:
+    """Ends a reservation; whoever still runs there is killed."""
+    if place is not None:
+        with contextlib.suppress(ray.exceptions.RayError):  # it ends with the run at the latest
+            remove_placement_group(place)
+
+
+def worker_options(rollout: RolloutConfig, place: PlacementGroup | None) -> dict[str, Any]:
+    """Ray's options for a rollout worker at the place that is reserved for it."""
     variables = _CPU_ONLY
     if rollout.inference_platform != "cpu":
         # A part of a GPU is shared with others: JAX takes what it needs instead of nearly all there is. What platforms
@@ -32,7 +55,7 @@ def worker_options(rollout: RolloutConfig) -> dict[str, Any]:
         "num_gpus": rollout.num_gpus_per_worker,
         "resources": rollout.resources,
         "runtime_env": {"env_vars": variables | HEAP_VARIABLES},
-        "scheduling_strategy": "SPREAD",  # Ray's own way would fill the learner's node first
+        "scheduling_strategy": "SPREAD" if place is None else PlacementGroupSchedulingStrategy(place, 0),
     }
 
 
@@ -41,11 +64,12 @@ def room(rollout: RolloutConfig, number: int) -> str:
     free, there = ray.available_resources(), ray.cluster_resources()
     parts = [
         f"{number} x {each:g} {kind}s, of Ray's {there.get(kind, 0.0):g} are {free.get(kind, 0.0):g} free"
-        for kind, each in {
-            "CPU": rollout.num_cpus_per_worker,
-            "GPU": rollout.num_gpus_per_worker,
-            **rollout.resources,
-        }.items()
+        for kind, each in _needs(rollout).items()
         if each
     ]
     return "asking for " + (" and for ".join(parts) or "nothing")
+
+
+def _needs(rollout: RolloutConfig) -> dict[str, float]:
+    """What Ray reserves for one worker."""
+    return {"CPU": rollout.num_cpus_per_worker, "GPU": rollout.num_gpus_per_worker, **rollout.resources}

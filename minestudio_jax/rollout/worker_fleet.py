@@ -16,7 +16,7 @@ import ray.exceptions
 
 from minestudio_jax.config import Config
 from minestudio_jax.rollout.fragment_sender import SenderCounters
-from minestudio_jax.rollout.placement import room, worker_options
+from minestudio_jax.rollout.placement import give_back, reserve, room, worker_options
 from minestudio_jax.rollout.policy_loading import PackedVersion
 from minestudio_jax.rollout.replay_service import RolloutFailure
 from minestudio_jax.rollout.rollout_actor import MAX_CALLS, ActorReport, RolloutActor
@@ -59,6 +59,7 @@ class _Member:
     """One worker through all its lives.
 
     Attributes:
+      place: reserved for it by Ray; None if it needs nothing.
       actor: of this life; None while dead.
       started_at, asked_at: `time.monotonic()`.
       waiting_said: the log says that this life waits for its process.
@@ -72,6 +73,7 @@ class _Member:
     """
 
     worker_id: int
+    place: Any
     life: int = 0
     state: str = "waiting"
     actor: Any = None
@@ -236,9 +238,10 @@ class WorkerFleet:
                 self._note(calls[call], ray.get(call), on_report)
         for member in members:
             ray.kill(member.actor)
+            give_back(member.place)
 
     def _add(self, worker_id: int) -> None:
-        member = _Member(worker_id, life=self._lives.get(worker_id, 0))
+        member = _Member(worker_id, reserve(self._config.rollout), self._lives.get(worker_id, 0))
         self._start(member)
         with self._lock:
             self._members[worker_id] = member
@@ -254,7 +257,7 @@ class WorkerFleet:
             member.started_at = time.monotonic()
             member.actor = (
                 ray.remote(RolloutActor)
-                .options(**worker_options(self._config.rollout), max_concurrency=MAX_CALLS)
+                .options(**worker_options(self._config.rollout, member.place), max_concurrency=MAX_CALLS)
                 .remote(
                     self._config,
                     member.worker_id,
@@ -418,6 +421,7 @@ class WorkerFleet:
         with self._lock:
             del self._members[member.worker_id]
             self._gone = _sum(self._gone, member.sender)
+        give_back(member.place)
 
 
 def _sum(a: SenderCounters, b: SenderCounters) -> SenderCounters:

@@ -93,6 +93,9 @@ class DeviceExperience:
 
     ray_address = ""
 
+    def proceed(self, trainer: PPOTrainer) -> None:
+        del trainer
+
     def metrics(self) -> dict[str, float]:
         return {}
 

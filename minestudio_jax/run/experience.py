@@ -55,6 +55,10 @@ class Experience(Protocol):
         """Takes note of the iteration that was finished."""
         ...
 
+    def proceed(self, trainer: PPOTrainer) -> None:
+        """Lets more experience flow where it waits for the new version, which has been handed over."""
+        ...
+
     def metrics(self) -> dict[str, float]:
         """Counters since the start of this process, by metric name."""
         ...

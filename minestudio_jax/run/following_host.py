@@ -22,6 +22,7 @@ from minestudio_jax.run.conversation import HostFailure
 from minestudio_jax.run.device_experience import make_collector
 from minestudio_jax.run.host_messages import Begin, Iterate, Publish, Stop
 from minestudio_jax.run.hosts import FollowerHost
+from minestudio_jax.run.policy_transport import following_publication
 from minestudio_jax.run.run_directory import has_checkpoint, sees_mark
 from minestudio_jax.run.run_log import log_to
 from minestudio_jax.run.shares import following_source
@@ -85,7 +86,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
             cleanup.callback(ray_cluster.leave_ray)
             stop.install()  # Ray has taken SIGTERM, and SIGABRT
             host.prepare_last_words()
-        policy = make_policy(config, begin.spec)
+        policy, on_device = make_policy(config, begin.spec), config.rollout.mode == "device"
         needed = fragments_per_iteration(config.trainer, jax.device_count())
         pretrained = None if has_checkpoint(directory) else pretrained_params(config)
         host.ready(begin)
@@ -99,8 +100,8 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
                 config.rollout.fragment_length,
                 directory,
                 derived_seed(run.seed, "learner"),
-                None,
-                make_collector(config, policy, needed) if config.rollout.mode == "device" else None,
+                None if on_device else following_publication(config, directory),
+                make_collector(config, policy, needed) if on_device else None,
                 pretrained,
             )
         except ValueError as error:
@@ -112,7 +113,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         assert isinstance(publish, Publish), publish
         host.ready(publish)
         trainer.publish()
-        if config.rollout.mode != "device":
+        if not on_device:
             # Whatever the first host asks for is read at once: it asks for no more than its own settings say.
             trainer.open(following_source(host.conversation, stopped), config.trainer.prefetch_iterations + 1)
         board.stage(f"host {host.index} learns")
@@ -131,10 +132,11 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
                 host.ready(order)
             trainer.iterate(loaded, watch)
             progress = host.progress()
-            trainer.set_progress(progress.env_steps, progress.wall_time_s, progress.return_mean)
+            trainer.set_progress(progress.env_steps, progress.wall_time_s, progress.return_mean, progress.publish)
             trainer.checkpoint(watch)
         host.ready(order)
         trainer.checkpoint(watch, force=True)
+        trainer.flush_published(run.stop_deadline_s)
         stopped.set()
         board.stage(f"host {host.index} has written its part of the checkpoint after {order.reason}")
     return 0

@@ -99,11 +99,12 @@ class Go:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the first host alone counts, after an iteration; see PPOTrainer.set_progress."""
+    """What the first host alone counts or decides, after an iteration; see PPOTrainer.set_progress."""
 
     env_steps: int
     wall_time_s: float
     return_mean: float
+    publish: bool
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ def make_publication(
 
     Args:
       policy: whose parameters they are.
-      run_dir: of the run; `published/` in it is used where memory has no room or is not wanted.
+      run_dir: of the run; `published/` in it is used where memory has no room or is not wanted, and by hosts that write
+        together.
       tell: called with a version's number and where workers find it.
       cleanup: removes what was made.
     """
-    shared = run_dir / "published"
+    shared = _shared(run_dir)
     shutil.rmtree(shared, ignore_errors=True)  # of a process that was killed
     cleanup.callback(shutil.rmtree, shared, ignore_errors=True)
     transport, directory = transport_of(config), shared
@@ -67,8 +68,17 @@ def make_publication(
     def on_published(version: int, path: Path) -> None:
         tell(version, pack(path) if transport == "object_store" else path)
 
-    fallback = None if directory == shared else shared
-    return Publication(directory, on_published, config.publish.dtype, fallback)
+    return Publication(directory, on_published, config.publish.dtype, shared)
+
+
+def following_publication(config: Config, run_dir: Path) -> Publication:
+    """What every host but the first takes part in, if all write together."""
+    shared = _shared(run_dir)
+    return Publication(shared, lambda version, path: None, config.publish.dtype, shared)
+
+
+def _shared(run_dir: Path) -> Path:
+    return run_dir / "published"
 
 
 def _reserved_by_ray() -> float:

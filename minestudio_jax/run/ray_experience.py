@@ -104,7 +104,7 @@ class RayExperience:
         self._manager.watch(statistics.add)
         self._host.together(Publish())
         trainer.publish()
-        self._permit_an_iteration(trainer)
+        self.proceed(trainer)
 
         fetch: FragmentSource = self._fetch
         if self._host.others:
@@ -134,10 +134,9 @@ class RayExperience:
         return self._config.run.ray_address or ray_cluster.own_address()
 
     def observe(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> None:
-        del statistics  # workers report by themselves
-        self._permit_an_iteration(trainer)
+        del trainer, statistics  # workers report by themselves
 
-    def _permit_an_iteration(self, trainer: PPOTrainer) -> None:
+    def proceed(self, trainer: PPOTrainer) -> None:
         if self._config.rollout.synchronous:
             trainer.flush_published(self._config.run.stall_deadline_s)
             self._manager.permit(self._needed)

@@ -98,6 +98,9 @@ class SerialExperience:
 
     ray_address = ""
 
+    def proceed(self, trainer: PPOTrainer) -> None:
+        del trainer
+
     def metrics(self) -> dict[str, float]:
         return self._buffer.counters.metrics()
 

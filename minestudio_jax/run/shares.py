@@ -21,8 +21,8 @@ from minestudio_jax.rollout.rollout_manager import Lent, RolloutManager
 from minestudio_jax.run.conversation import Conversation, HostFailure
 from minestudio_jax.run.host_messages import Fetch, HaveRead, Load, Read
 from minestudio_jax.trainer.batch import Share, run_order
+from minestudio_jax.trainer.global_arrays import rows_of_hosts
 from minestudio_jax.trainer.loader import FragmentSource
-from minestudio_jax.trainer.placement import rows_of_hosts
 
 _LOOK_S = 0.5  # how often a waiting thread looks whether it should stop
 _ENTRIES_DEADLINE_S = 30.0

@@ -212,10 +212,12 @@ def _loop(
             before.env_steps + experience.steps,
             before.wall_time_s + time.monotonic() - started,
             statistics.return_mean(),
+            trainer.all_is_published or config.rollout.synchronous,
         )
         host.tell(Progress(*progress))
         trainer.set_progress(*progress)
         trainer.checkpoint(watch)
+        experience.proceed(trainer)
         now = trainer.counters
         seconds = time.monotonic() - iteration_started
         metrics = {

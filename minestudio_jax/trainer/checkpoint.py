@@ -15,7 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from minestudio_jax.config import TrainerConfig
-from minestudio_jax.trainer import placement
+from minestudio_jax.trainer import global_arrays
 from minestudio_jax.trainer.state import Counters, TrainState
 
 _SCORE = "return_mean"
@@ -49,7 +49,9 @@ class Checkpointer:
                 ),
                 best_fn=_score,  # without it Orbax stores no metrics
                 create=False,  # Orbax would refuse that with several hosts
-                enable_async_checkpointing=False,
+                enable_async_checkpointing=jax.process_count() > 1,
+                # Else the publisher's files would wait for this one's directories, and for ever if they are late.
+                async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 multiprocessing_options=_all_hosts(),
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
@@ -66,9 +68,6 @@ class Checkpointer:
     def save(self, state: TrainState, counters: Counters, score: float | None = None) -> None:
         """Writes a checkpoint; the arrays are copied before this returns, the writing goes on behind it.
 
-        With several hosts it is written when this returns: they wait for one another meanwhile, which they can do in
-        one way only at a time.
-
         Args:
           state, counters: what is saved.
           score: by which the best checkpoints are found, the higher the better; None: it is none of them.
@@ -79,7 +78,7 @@ class Checkpointer:
             return
         self.flush()
         if jax.process_count() > 1:
-            self._write(_as_dict(state), counters, score)
+            self._write(_as_dict(state), counters, score)  # Orbax copies to the hosts and writes behind it
         else:
             # A host copy: the state's buffers are donated to the next update while Orbax still writes.
             self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters, score)
@@ -94,6 +93,7 @@ class Checkpointer:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
+        self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest complete checkpoint, or None if there is none.
@@ -168,7 +168,7 @@ def _from_dict(leaves: dict[str, Any], like: TrainState) -> TrainState:
     def leaf(path: Any, wanted: Any) -> Any:
         if wanted.size:
             return leaves[_name(path)]
-        return placement.from_whole(np.zeros(wanted.shape, wanted.dtype), wanted.sharding)
+        return global_arrays.from_whole(np.zeros(wanted.shape, wanted.dtype), wanted.sharding)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
 

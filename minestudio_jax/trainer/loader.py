@@ -11,7 +11,7 @@ from typing import Any
 from jax.sharding import NamedSharding
 
 from minestudio_jax.rollout.fragment import FragmentMetadata
-from minestudio_jax.trainer import placement
+from minestudio_jax.trainer import global_arrays
 from minestudio_jax.trainer.batch import FragmentBatch, Share, stack_fragments
 from minestudio_jax.trainer.device_rollout import Ended
 from minestudio_jax.trainer.staging import StagingMemory
@@ -160,7 +160,7 @@ class _Load:
     def __call__(self, share: Share) -> LoadedBatch:
         stacked = stack_fragments(share.fragments, self._task_weights, self._memory, share.continues)
         return LoadedBatch(
-            batch=placement.from_rows(stacked, share.rows, len(share.metadata), self._sharding),
+            batch=global_arrays.from_rows(stacked, share.rows, len(share.metadata), self._sharding),
             steps=sum(m.valid_steps for m in share.metadata),
             auxiliary_data=self._auxiliary_data(),
             metadata=share.metadata,

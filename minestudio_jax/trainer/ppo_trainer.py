@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Params, Policy
-from minestudio_jax.trainer import placement, sharding
+from minestudio_jax.trainer import global_arrays, sharding
 from minestudio_jax.trainer.abstract import abstract_iteration, abstract_state, shardings_of
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import BadUpdates, LearningFailure
@@ -42,8 +42,8 @@ class PPOTrainer:
     """The learner: owns the train state, its checkpoints and the published versions.
 
     With several hosts each has one, and all of them must be made, and told the same things in the same order: making
-    it, `compile`, `publish`, `iterate`, `set_progress`, `checkpoint`. Files are written by the first host alone, but
-    for checkpoints, of which each writes what lies on its devices.
+    it, `compile`, `publish`, `iterate`, `set_progress`, `checkpoint`. Of checkpoints each host writes what lies on its
+    devices, and of policy versions as well if the first host does not have them whole.
 
     Args:
       config: the whole run's settings of the learner.
@@ -89,7 +89,7 @@ class PPOTrainer:
         state: TrainState
         if restored is None:
             if pretrained is not None:  # straight to where they will lie: no device need hold them all
-                pretrained = placement.from_whole(pretrained, shardings.params)
+                pretrained = global_arrays.from_whole(pretrained, shardings.params)
             begin = jax.jit(partial(initial_state, policy, config, seed), out_shardings=shardings)
             restored = begin(params=pretrained), Counters()
         state, self.counters = restored
@@ -115,7 +115,8 @@ class PPOTrainer:
             out_shardings=(shardings, *[sharding.replicated(mesh)] * 2),
         )
         self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, writes=first_host)
+        together = not global_arrays.first_host_has(abstract.params)
+        self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, together)
         bad_updates = "bad_updates.jsonl" if first_host else f"bad_updates-host-{jax.process_index()}.jsonl"
         self._bad_updates = BadUpdates(run_dir / "logs" / bad_updates, config.max_bad_updates)
         self._rolled_back = False
@@ -144,9 +145,8 @@ class PPOTrainer:
 
     def publish(self) -> None:
         """Makes the present parameters the next policy version."""
-        version = self.counters.policy_version + 1
-        self._publisher.publish(version, self._state.params)
-        self.counters = dataclasses.replace(self.counters, policy_version=version)
+        self._hand_over()
+        self._publisher.write_together()
 
     def open(self, source: FragmentSource, ahead: int | None = None) -> None:
         """Begins to take fragments from `source`.
@@ -162,6 +162,11 @@ class PPOTrainer:
             self._loader = FragmentLoader(source, sharding, ahead, config.task_weights, auxiliary_data)
         else:
             self._loader = DirectLoader(source, sharding, config.task_weights, auxiliary_data)
+
+    @property
+    def all_is_published(self) -> bool:
+        """Whether nothing is being written, on any host, of the versions that were handed over."""
+        return self._publisher.is_free
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
         """The next iteration's data, or None if it is not there in time."""
@@ -186,7 +191,7 @@ class PPOTrainer:
             now = coefficients(self._config, iteration, version)
             self._state, metrics, diagnosis = self._update(self._state, loaded.batch, now, loaded.auxiliary_data)
             # The iteration's one wait for the device.
-            told = (metrics, placement.everywhere(loaded.ended), diagnosis)
+            told = (metrics, global_arrays.readable(loaded.ended), diagnosis)
             numbers, self.last_ended, diagnosis = jax.device_get(told)
             metrics = {name: float(value) for name, value in numbers.items()}
         if self._bad_updates.observe(iteration, diagnosis, loaded.metadata):
@@ -198,7 +203,7 @@ class PPOTrainer:
         )
         with watch.phase("publish"):
             if self.counters.iteration > self._config.vf_warmup:
-                self.publish()
+                self._hand_over()
         if self._config.reference_update == "interval" and (iteration + 1) % self._config.reference_interval == 0:
             self._renew_reference()
         if self._config.kl_reference_coef > 0:
@@ -213,13 +218,15 @@ class PPOTrainer:
             "lag/mixed_fragments": float(np.mean(mixed)),
         }
 
-    def set_progress(self, env_steps: int, wall_time_s: float, return_mean: float) -> None:
+    def set_progress(self, env_steps: int, wall_time_s: float, return_mean: float, publish: bool) -> None:
         """Takes over what others count, so that it is in the checkpoint.
 
         Args:
           env_steps: see Counters.
           wall_time_s: see there.
           return_mean: of the last 20 episodes; NaN before there were so many.
+          publish: whether hosts that publish together begin to write the newest version; otherwise a newer one will
+            be published in its place. Of no meaning where the first host has all parameters.
         """
         best = self.counters.best_return
         self._score = None if math.isnan(return_mean) else return_mean
@@ -231,6 +238,8 @@ class PPOTrainer:
         self.counters = dataclasses.replace(
             self.counters, env_steps=env_steps, wall_time_s=wall_time_s, best_return=best
         )
+        if publish:
+            self._publisher.write_together()
 
     def checkpoint(self, watch: Stopwatch, force: bool = False) -> None:
         """Saves if the interval asks for it, or if `force`d; not while updates fail, unless forced."""
@@ -239,6 +248,7 @@ class PPOTrainer:
                 state = dataclasses.replace(self._state, rollout=self._rollout)
                 self._checkpointer.save(state, self.counters, self._score)
                 self._publisher.keep()
+                self._publisher.write_together()
 
     def flush_published(self, timeout_s: float) -> None:
         """Waits until the versions handed over are written.
@@ -257,17 +267,23 @@ class PPOTrainer:
         self._publisher.close(max(1.0, 20.0 - (time.monotonic() - started)))
         self._checkpointer.close()
 
+    def _hand_over(self) -> None:
+        """The present parameters are the next version, to be published in place of an earlier one that still waits."""
+        version = self.counters.policy_version + 1
+        self._publisher.publish(version, self._state.params)
+        self.counters = dataclasses.replace(self.counters, policy_version=version)
+
     def _collect(self, collector: DeviceCollector) -> LoadedBatch:
         """Dispatches the collection of an iteration's data with the present parameters; does not wait for it."""
         self._rollout, batch, ended = collector.collect(self._state.params, self._rollout)
         version = np.full(batch.reward.shape[0], self.counters.policy_version, np.int32)
-        batch = dataclasses.replace(batch, version_first=placement.from_whole(version, self._batch_sharding))
+        batch = dataclasses.replace(batch, version_first=global_arrays.from_whole(version, self._batch_sharding))
         auxiliary_data = self._auxiliary_data(self.counters.iteration)
         return LoadedBatch(batch=batch, steps=collector.steps, auxiliary_data=auxiliary_data, ended=ended)
 
     def _auxiliary_data(self, iteration: int) -> Any:
         """What the auxiliary losses draw for one iteration, on the devices; every host draws the same."""
-        return placement.from_whole(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
+        return global_arrays.from_whole(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
 
     def _renew_reference(self) -> None:
         """The present policy becomes the one that it is held near."""

@@ -3,25 +3,33 @@
 There are two kinds of places. What is *sent* to the rollout workers lies where they read it fastest, in the numbers of
 `publish.dtype`, and goes with the run. What is *kept* lies in the run directory, always in full precision: the first
 version, those of checkpoints and the best one. `evaluate` and `convert` read these.
+
+Parameters that are split over hosts are written by all hosts, each what lies on its devices. Then all of them must write
+the same versions in the same order, so nothing is begun before `write_together` says so on each of them.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 
-from minestudio_jax.trainer import placement
+from minestudio_jax.trainer import global_arrays
 from minestudio_jax.utils import policy_store
 
 KEPT_VERSIONS = 3  # a worker may still be reading the one before the newest
+
+_PARTS_DEADLINE_S = 600  # for the slowest host to have written its part of a version
 
 log = logging.getLogger(__name__)
 
@@ -32,87 +40,114 @@ class Publication:
 
     Attributes:
       directory: that they are written to.
-      fallback: directory that they are written to from the first failure on; None: a failure ends the run.
+      on_published: called with (version, folder) from the publisher's thread once a version is complete; with several
+        hosts by the first one's.
       dtype: "float32", or "bfloat16" for everything with two axes or more. Vectors (biases, scales, the statistics of
         the value) are few, and what is subtracted from one another must keep its digits.
-      on_published: called with (version, folder) from the publisher's thread once a version is complete.
+      shared: directory that all hosts see, which is written to instead if they write together, and from the first
+        failure on; None: there is one host, and a failure ends the run.
     """
 
     directory: Path
     on_published: Callable[[int, Path], None]
     dtype: str = "float32"
-    fallback: Path | None = None
+    shared: Path | None = None
 
 
 @dataclass
 class _Version:
     number: int
-    params: Any  # a copy: on the device, or on the host if other hosts had parts of it, or once it was read
+    params: Any  # a copy: on the devices, or NumPy arrays once it was read
+
+
+class _Work(IntEnum):
+    """What is done with a version, the most urgent first: workers wait for what is sent, nobody for what is kept."""
+
+    SEND = 0
+    KEEP = 1
+    KEEP_AS_BEST = 2
 
 
 class ParamPublisher:
     """Publishes parameters as numbered versions; if they come faster than they can be written, the newest wins.
 
+    The first version of a process is kept, and those that it is told to keep.
+
     Args:
       kept: directory of the versions that stay.
       publication: None: nobody waits for versions, they are only kept.
       in_background: everything is written by a thread; otherwise by the caller's, before the call returns.
-      writes: False on all hosts but the first: they only help it to the parameters that lie on their devices.
+      together: parameters are split over hosts, which all have a publisher; it writes in the background. Without it
+        all hosts may have one, and the first one's writes.
     """
 
     def __init__(
-        self, kept: Path, publication: Publication | None, in_background: bool = True, writes: bool = True
+        self, kept: Path, publication: Publication | None, in_background: bool = True, together: bool = False
     ) -> None:
+        self._first, self._together = jax.process_index() == 0, together
+        self._writes = self._first or together
         self._kept = kept
-        self._writes = writes
+        self._kept_numbers: list[int] = []
         self._publication = publication
-        self._sent = publication.directory if publication else kept
+        self._sent = kept
+        if publication is not None:
+            self._sent = publication.shared if together and publication.shared else publication.directory
         self._writing_to = kept
-        self._copy = jax.jit(_copied)
+        self._copy = jax.jit(_copied if not together else lambda tree: (jax.tree.map(jnp.copy, tree), None))
         self._rounded = jax.jit(lambda tree: jax.tree.map(_rounded, tree))
         self._newest: _Version | None = None
-        self._to_send: _Version | None = None
-        self._to_keep: _Version | None = None
-        self._best: _Version | None = None
+        self._wanted: dict[_Work, _Version] = {}
+        self._begun: deque[tuple[_Work, _Version]] = deque()  # of all hosts together
         self._busy = self._closed = False
         self._condition = threading.Condition()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        if in_background and writes:
+        if (in_background or together) and self._writes:
             self._thread = threading.Thread(target=self._run, name="param-publisher", daemon=True)
             self._thread.start()
 
     def publish(self, version: int, params: Any) -> None:
         """Hands over one version and returns, before it is even copied; the parameters may be donated afterwards.
 
-        Parameters of which parts lie on other hosts alone are first collected in the first host's memory.
+        With several hosts all must call it: the copy is made by all devices.
 
         Raises:
           RuntimeError: writing an earlier version failed.
         """
-        snapshot = self._copy(params)[0] if placement.first_host_has(params) else placement.gathered(params)
+        snapshot = self._copy(params)[0]
         if not self._writes:
             return
         with self._condition:
             self._raise_error()
-            self._newest = self._to_send = _Version(version, snapshot)
-        self._work_is_there()
+            first, self._newest = self._newest is None, _Version(version, snapshot)
+        self._want(_Work.SEND)
+        if first:
+            self._want(_Work.KEEP)
 
     def keep(self) -> None:
         """Keeps the newest version that was handed over."""
-        if not self._writes:
-            return
-        with self._condition:
-            self._to_keep = self._newest
-        self._work_is_there()
+        self._want(_Work.KEEP)
 
     def keep_as_best(self) -> None:
         """Keeps the newest version that was handed over as the best so far."""
-        if not self._writes:
-            return
+        self._want(_Work.KEEP_AS_BEST)
+
+    def write_together(self) -> None:
+        """Begins to write what was handed over since the last time, where hosts write together.
+
+        All of them must call it at the same point of what they hand over.
+        """
         with self._condition:
-            self._best = self._newest
-        self._work_is_there()
+            if self._together:
+                self._begun += sorted(self._wanted.items())
+                self._wanted.clear()
+                self._condition.notify_all()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether everything that was begun is written, by all hosts."""
+        with self._condition:
+            return not self._has_work() and not self._busy
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything handed over is published and kept; False if that took longer than `timeout_s`."""
@@ -131,17 +166,18 @@ class ParamPublisher:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def _work_is_there(self) -> None:
-        """Wakes the thread, or does the work if there is none."""
+    def _want(self, work: _Work) -> None:
+        """Wants something of the newest version, in place of an older one of which the same was wanted."""
+        with self._condition:
+            if self._newest is not None:
+                self._wanted[work] = self._newest
+            self._condition.notify_all()
         if self._thread is None:
             while self._has_work():
                 self._next_work()()
-            return
-        with self._condition:
-            self._condition.notify_all()
 
     def _has_work(self) -> bool:
-        return any(version is not None for version in (self._to_send, self._to_keep, self._best))
+        return bool(self._begun if self._together else self._wanted)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -169,62 +205,71 @@ class ParamPublisher:
                 self._condition.notify_all()
 
     def _next_work(self) -> Callable[[], None]:
-        """What is most urgent: workers wait for what is sent, nobody for what is kept."""
-        if self._to_send is not None:
-            version, self._to_send = self._to_send, None
+        if self._together:
+            work, version = self._begun.popleft()
+        else:
+            work = min(self._wanted)
+            version = self._wanted.pop(work)
+        if work == _Work.SEND:
             return partial(self._send, version)
-        if self._to_keep is not None:
-            version, self._to_keep = self._to_keep, None
-            return partial(self._keep, version)
-        assert self._best is not None
-        version, self._best = self._best, None
-        return partial(self._keep, version, as_best=True)
+        return partial(self._keep, version, as_best=work == _Work.KEEP_AS_BEST)
 
     def _send(self, version: _Version) -> None:
         publication = self._publication
-        if publication is not None:
-            if publication.dtype == "float32":
-                params = version.params = placement.fetched(version.params)
-            else:
-                params = self._fetched_rounded(version)
-            path = self._written_to_be_sent(version.number, params, publication)
+        if publication is None:
+            return
+        path = self._written_to_be_sent(version.number, self._in_numbers_to_send(version, publication), publication)
+        if self._first:
             policy_store.remove_versions(self._sent, KEPT_VERSIONS)
             publication.on_published(version.number, path)
-        if not policy_store.list_versions(self._kept):
-            self._keep(version)
 
-    def _fetched_rounded(self, version: _Version) -> Any:
-        if jax.process_count() == 1:
+    def _in_numbers_to_send(self, version: _Version, publication: Publication) -> Any:
+        round_it = publication.dtype != "float32"
+        if self._together:
+            return global_arrays.each_part(self._rounded, version.params) if round_it else version.params
+        if round_it and jax.process_count() == 1:
             return jax.device_get(self._rounded(version.params))
+        version.params = global_arrays.fetched(version.params)
         # All hosts must run the same programs in the same order, so none is begun from this thread.
-        version.params = placement.fetched(version.params)
-        return jax.tree.map(_rounded, version.params)
+        return jax.tree.map(_rounded, version.params) if round_it else version.params
 
-    def _keep(self, version: _Version, as_best: bool = False) -> None:
-        if not policy_store.version_path(self._kept, version.number).exists():
-            self._written(self._kept, version.number, placement.fetched(version.params))
-        if as_best:
-            policy_store.keep_as_best(self._kept, version.number)
-        policy_store.remove_versions(self._kept, KEPT_VERSIONS)
+    def _keep(self, version: _Version, as_best: bool) -> None:
+        # Other hosts may be a moment behind or ahead: what lies on the disk would not say the same to all.
+        if version.number not in self._kept_numbers:
+            params = version.params if self._together else global_arrays.fetched(version.params)
+            self._written(self._kept, version.number, params)
+            self._kept_numbers = sorted([*self._kept_numbers, version.number])[-KEPT_VERSIONS:]
+        if self._first:
+            if as_best:
+                policy_store.keep_as_best(self._kept, version.number)
+            policy_store.remove_versions(self._kept, KEPT_VERSIONS)
 
     def _written_to_be_sent(self, number: int, params: Any, publication: Publication) -> Path:
         try:
             return self._written(self._sent, number, params)
         except Exception as error:
-            if publication.fallback is None or self._sent == publication.fallback:
+            if publication.shared in (None, self._sent):
                 raise
             log.warning(
                 "%s cannot be written: policy versions go through %s from now on (%s)",
                 self._sent,
-                publication.fallback,
+                publication.shared,
                 error,
             )
-            self._sent = publication.fallback
+            self._sent = publication.shared
             return self._written(self._sent, number, params)
 
     def _written(self, directory: Path, number: int, params: Any) -> Path:
         self._writing_to = directory
+        if self._together:
+            return policy_store.save_parts(directory, number, params, self._first, partial(_meet, directory, number))
         return policy_store.save_version(directory, number, params)
+
+
+def _meet(directory: Path, number: int) -> None:
+    """Waits for all hosts through their coordinator, which is nothing that their devices do."""
+    everybody = set(range(jax.process_count()))
+    ocp.multihost.sync_global_processes(f"{directory.name}/{number}", timeout=_PARTS_DEADLINE_S, processes=everybody)
 
 
 def _copied(tree: Any) -> tuple[Any, jax.Array]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
     Returns:
       The version's folder.
     """
-    path = version_path(directory.absolute(), version)
-    partial = path.with_name(path.name + _PARTIAL)
+    path, partial = _paths(directory, version)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     handler = _handler()
@@ -47,9 +47,34 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
         handler.finalize(partial)
     finally:
         handler.close()
-    if path.exists():
-        _remove(path)
-    partial.rename(path)
+    _show(partial, path)
+    return path
+
+
+def save_parts(directory: Path, version: int, params: Any, first: bool, wait_for_all: Callable[[], None]) -> Path:
+    """Writes one version of which each host has a part; all hosts call it.
+
+    Args:
+      directory: of all versions, which all hosts see; made if missing.
+      version: its number.
+      params: tree of jax.Arrays, of which each host writes what lies on its devices.
+      first: whether this is the host that puts the parts together.
+      wait_for_all: returns once all hosts have called it.
+    Returns:
+      The version's folder, which is complete on the first host when this returns.
+    """
+    path, partial = _paths(directory, version)
+    partial.mkdir(parents=True, exist_ok=True)
+    handler = _handler(type_handler_registry=_REGISTRY)
+    try:
+        handler.save(partial, args=ocp.args.PyTreeSave(params))
+        wait_for_all()
+        if first:
+            handler.finalize(partial)
+    finally:
+        handler.close()
+    if first:
+        _show(partial, path)
     return path
 
 
@@ -127,6 +152,19 @@ def remove_newer_versions(directory: Path, version: int) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _paths(directory: Path, version: int) -> tuple[Path, Path]:
+    """Where a version lies, and where it is written."""
+    path = version_path(directory.absolute(), version)
+    return path, path.with_name(path.name + _PARTIAL)
+
+
+def _show(partial: Path, path: Path) -> None:
+    """Gives a version its name; an older one of the same number is replaced."""
+    if path.exists():
+        _remove(path)
+    partial.rename(path)
+
+
 def _handler(**settings: Any) -> Any:
     # Trained numbers are as good as random: compressing them takes longer than writing them.
     return ocp.PyTreeCheckpointHandler(use_compression=False, **settings)
@@ -148,7 +186,7 @@ class _ReadsWithFewThreads(ocp.type_handlers.NumpyHandler):
 
 _REGISTRY = ocp.type_handlers.create_type_handler_registry(
     (np.ndarray, _ReadsWithFewThreads()),
-    (jax.Array, ocp.type_handlers.ArrayHandler()),  # missed by Orbax, with a warning, though nothing is read as one
+    (jax.Array, ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)),  # nothing is read as one
 )
 
 

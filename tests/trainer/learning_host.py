@@ -18,7 +18,7 @@ import numpy as np
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer.batch import Share
-from minestudio_jax.trainer.placement import rows_of_hosts
+from minestudio_jax.trainer.global_arrays import rows_of_hosts
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils import policy_store
@@ -39,7 +39,8 @@ def main(out: Path, num_processes: int, index: int, port: str, mesh: str) -> Non
     behaviour = policy.init(jax.random.key(1))
     told: list[int] = []
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    publication = Publication(out / "published", lambda version, path: told.append(version)) if index == 0 else None
+    sent = out / "published"
+    publication = Publication(sent, lambda version, path: told.append(version), shared=sent)
     config = dataclasses.replace(CONFIG, mesh=mesh)
     trainer = PPOTrainer(config, policy, SPEC, LENGTH, out, 0, publication)
     number = iter(range(trainer.counters.iteration, 1000))
@@ -63,8 +64,12 @@ def main(out: Path, num_processes: int, index: int, port: str, mesh: str) -> Non
     if index == 0:
         assert told == sorted(told)
         assert told[-1] == trainer.counters.policy_version
-        newest = policy_store.version_path(out / "versions", told[-1])
-        params = policy_store.load_version(newest, jax.eval_shape(policy.init, jax.random.key(0)))
+        abstract = jax.eval_shape(policy.init, jax.random.key(0))
+        kept, params = (
+            policy_store.load_version(policy_store.version_path(folder, told[-1]), abstract)
+            for folder in (out / "versions", sent)
+        )
+        jax.tree.map(np.testing.assert_array_equal, kept, params)
         np.savez(out / "params.npz", *jax.tree.leaves(params))
         (out / "metrics.json").write_text(json.dumps([metrics, trainer.counters.iteration]))
     if num_processes > 1:

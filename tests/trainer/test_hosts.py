@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from minestudio_jax.utils import policy_store
 from tests.trainer import learning_host
 
 pytestmark = pytest.mark.timeout(600)
@@ -64,10 +65,14 @@ def assert_equal(one, other):
 
 def test_two_processes_learn_what_one_with_all_devices_learns(learnt):
     """D-31, D-41: order of rows, joints of runs across hosts, shuffling, means over all devices; though each of the two
-    has but half of the parameters, which are written as a whole."""
-    (_, one), (_, two) = learnt[1], learnt[2]
+    has but half of the parameters, and writes these of every version."""
+    (_, one), (out, two) = learnt[1], learnt[2]
     assert_equal(one, two)
     assert one[2] == 3
+    for folder in (out / "published", out / "versions"):
+        for version in policy_store.list_versions(folder):
+            parts = sorted(path.name for path in policy_store.version_path(folder, version).glob("ocdbt.process_*"))
+            assert parts == ["ocdbt.process_0", "ocdbt.process_1"]
 
 
 def test_a_run_of_two_processes_continues_in_one_and_the_other_way_round(learnt):

@@ -125,7 +125,7 @@ def test_the_reference_is_replaced_by_its_rule_and_lies_in_the_checkpoint(open_t
     reference, last = jax.device_get((trainer._state.reference, trainer._state.params))
     for iteration, score in enumerate((1.0, 0.5, 2.0, 2.0), start=1):
         iterate(trainer, 1)
-        trainer.set_progress(0, 0.0, score)
+        trainer.set_progress(0, 0.0, score, publish=True)
         last = jax.device_get(trainer._state.params)
         now = jax.device_get(trainer._state.reference)
         assert same(now, last if iteration in renewed else reference)

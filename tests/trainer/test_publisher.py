@@ -26,9 +26,9 @@ def opened(tmp_path):
     """Makes publishers that write to `sent` and `kept`, and closes them."""
     publishers = []
 
-    def make(on_published=lambda version, path: None, **settings):
+    def make(on_published=lambda version, path: None, together=False, **settings):
         publication = Publication(tmp_path / "sent", on_published, **settings)
-        publishers.append(ParamPublisher(tmp_path / "kept", publication))
+        publishers.append(ParamPublisher(tmp_path / "kept", publication, together=together))
         return publishers[-1]
 
     yield make
@@ -137,7 +137,7 @@ def test_a_failure_to_write_is_told_to_the_learner(opened, tmp_path):
 
 def test_where_memory_fails_versions_go_through_the_run_directory(opened, tmp_path, caplog):
     told = []
-    publisher = opened(lambda version, path: told.append(path), fallback=tmp_path / "instead")
+    publisher = opened(lambda version, path: told.append(path), shared=tmp_path / "instead")
     publisher.publish(1, params(1))
     assert publisher.flush(30.0)
     policy_store.remove_versions(tmp_path / "sent", keep=0)
@@ -176,3 +176,44 @@ def test_the_best_version_is_the_one_that_was_newest_when_it_was_said_and_outliv
     assert same(policy_store.load_version(policy_store.best_path(kept), ABSTRACT), 2)
     policy_store.keep_as_best(kept, 4)
     assert same(policy_store.load_version(policy_store.best_path(kept), ABSTRACT), 4)
+
+
+def test_hosts_that_write_together_begin_when_all_are_told_to_and_the_newest_version_wins(opened, tmp_path):
+    """D-56, with parameters split over hosts: each must write the same versions in the same order as the others."""
+    told, blocked, go_on = [], threading.Event(), threading.Event()
+
+    def slow(version, path):
+        told.append((version, path))
+        blocked.set()
+        assert go_on.wait(30.0)
+
+    publisher = opened(slow, together=True, shared=tmp_path / "shared")
+    publisher.publish(1, params(1))
+    assert publisher.is_free
+    assert not blocked.wait(0.2)
+    publisher.write_together()
+    assert blocked.wait(30.0)
+    assert not publisher.is_free
+    for version in (2, 3):
+        publisher.publish(version, params(version))
+    publisher.keep_as_best()
+    publisher.write_together()
+    publisher.publish(4, params(4))
+    go_on.set()
+    assert publisher.flush(30.0)
+    assert [(version, path.parent.name) for version, path in told] == [(1, "shared"), (3, "shared")]
+    assert policy_store.list_versions(tmp_path / "shared") == [1, 3]
+    assert policy_store.list_versions(tmp_path / "kept") == [1, 3]
+    assert same(policy_store.load_version(policy_store.best_path(tmp_path / "kept"), ABSTRACT), 3)
+
+
+def test_parts_of_a_version_are_rounded_where_they_lie(opened, tmp_path):
+    publisher = opened(dtype="bfloat16", together=True)
+    value = 1.0 + 2.0**-12
+    publisher.publish(1, {"w": jnp.full((2, 2), value), "statistics": jnp.full(2, value)})
+    publisher.write_together()
+    assert publisher.flush(30.0)
+    sent = policy_store.load_version(policy_store.version_path(tmp_path / "sent", 1), ABSTRACT)
+    assert same(sent["w"], 1.0)
+    assert same(sent["statistics"], value)
+    assert same(policy_store.load_version(policy_store.version_path(tmp_path / "kept", 1), ABSTRACT), value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ def from_whole(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(place, tree, sharding)
 
 
-def everywhere(tree: Any) -> Any:
+def readable(tree: Any) -> Any:
     """Arrays as they can be read on every host. All hosts must call it at the same time."""
     return jax.tree.map(lambda leaf: leaf if _readable(leaf) else _replicate(leaf.sharding.mesh)(leaf), tree)
 
@@ -100,17 +101,18 @@ def fetched(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
-def gathered(tree: Any) -> Any:
-    """Arrays as the first host's NumPy arrays; the others' result is None. All hosts must call it at the same time.
+def each_part(function: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+    """Arrays whose parts are `function` of the parts: each device works by itself, so any host may call it at any time.
 
-    One array after the other is put together on the devices, so that no device ever holds more than one as a whole.
+    Args:
+      function: of one device's array, to one of the same shape.
     """
-    first = jax.process_index() == 0
-    leaves = []
-    for leaf in jax.tree.leaves(tree):
-        whole = everywhere(leaf)
-        leaves.append(np.asarray(whole) if first else None)
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves) if first else None
+
+    def apply(leaf: jax.Array) -> jax.Array:
+        parts = [function(shard.data) for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts)
+
+    return jax.tree.map(apply, tree)
 
 
 def _readable(leaf: jax.Array) -> bool:
