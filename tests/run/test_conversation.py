@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 
 import pytest
 
@@ -69,6 +71,31 @@ def test_a_host_that_is_silent_is_given_up(monkeypatch):
         talk.hear(Go, 1, 30.0)
     talk.close()
     there.close()
+
+
+def test_a_host_that_is_frozen_is_given_up_though_its_connection_stands(monkeypatch):
+    """D-39: a machine that swaps, or a virtual one that is suspended, would hold up all others for ever."""
+    here, there = Pipe()
+    host = get_context("spawn").Process(target=talk_to_host_0, args=(there,), daemon=True)
+    host.start()
+    try:
+        assert isinstance(here.recv(), Beat)  # it has started
+        monkeypatch.setattr(conversation, "SILENCE_S", 4.0)
+        talk = Conversation({1: (Introduction(1, "machine", 42, "m", {}, {}), here)}, print, lambda: "", 3600.0)
+        assert talk.hear(Go, 1, 6.0) is None, "while it lives it is waited for"
+        os.kill(host.pid, signal.SIGSTOP)
+        with pytest.raises(HostFailure, match="has not been heard of for 4 s"):
+            talk.hear(Go, 1, 60.0)
+        talk.close()
+    finally:
+        host.kill()
+        host.join()
+
+
+def talk_to_host_0(connection):
+    """What a host does that has nothing to say."""
+    Conversation({0: (Introduction(0, "machine", 41, "m", {}, {}), connection)}, print, lambda: "", 3600.0)
+    threading.Event().wait()
 
 
 def test_the_wish_to_stop_reaches_the_other_side(line):

@@ -9,6 +9,7 @@ import socket
 
 import pytest
 
+from minestudio_jax.utils.policy_store import list_versions, version_path
 from tests.launch.scripts import LAUNCH, tools_on_path
 from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
 from tests.run.test_training_run import assert_counters_never_go_back, checkpoints
@@ -60,11 +61,11 @@ def hosts(programs):
 
 
 def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs, tmp_path):
-    """D-39, D-40, with local_multihost.sh and the Ray that it starts."""
-    run_dir = tmp_path / "run"
+    """D-39, D-40, with local_multihost.sh and the Ray that it starts; each host has half of the parameters."""
+    run_dir, split = tmp_path / "run", ("--trainer.mesh=fsdp:-1", "--policy.hidden_size=64")
     both = Program(
         str(LAUNCH / "local_multihost.sh"), "--hosts=2", "--devices=2", "--", f"--run.dir={run_dir}", *TINY,
-        "--trainer.save_interval=100000", environment=tools_on_path(), optimized=False,
+        "--trainer.save_interval=100000", *split, environment=tools_on_path(), optimized=False,
     )  # fmt: skip
     programs.append(both)
     wait_for_iteration(both, run_dir, 3, WAIT_S)
@@ -76,8 +77,11 @@ def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs
     saved = metrics(run_dir)[-1]
     assert checkpoints(run_dir) == [saved["iteration"]]
     assert saved["trained_steps"] == saved["iteration"] * 2 * 2 * 4 * 8
+    assert saved["lag/policy_versions_min"] < saved["iteration"] - 1, "workers hear of what both hosts have written"
+    newest = version_path(run_dir / "versions", list_versions(run_dir / "versions")[-1])
+    assert len(list(newest.glob("ocdbt.process_*"))) == 2
 
-    alone = train(run_dir, "--trainer.cpu_devices=2", optimized=False)
+    alone = train(run_dir, "--trainer.cpu_devices=2", *split, optimized=False)
     programs.append(alone)
     wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
     os.kill(alone.process.pid, signal.SIGTERM)
