@@ -70,8 +70,10 @@ def start_ray(config: Config, show_output: bool = False) -> None:
                 log_to_driver=show_output,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, ValueError) as error:
-        raise _no_cluster(address, error) from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        if not address:
+            raise
+        raise _not_taken_in(address, error) from error
 
 
 def join_ray(address: str) -> None:
@@ -88,8 +90,8 @@ def join_ray(address: str) -> None:
     _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise _no_cluster(address, error) from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise _not_taken_in(address, error) from error
 
 
 def own_address() -> str:
@@ -173,6 +175,19 @@ def _no_cluster(address: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"run.ray_address={address!r}: no Ray cluster answers there ({error}); "
         "start one with 'ray start --head', or leave the setting empty for a private one"
+    )
+
+
+def _not_taken_in(address: str, error: Exception) -> ConfigError:
+    """Why joining failed; somebody is there if the address has a port, as `_check_reachable` has found."""
+    import ray
+
+    if ":" not in address:
+        return _no_cluster(address, error)
+    return ConfigError(
+        f"run.ray_address={address!r}: what answers there did not let this process join ({error}); a cluster that asks "
+        "for a token wants it in ~/.ray/auth_token, or in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token, and the cluster's "
+        f"version of Ray must be {ray.__version__}, as here"
     )
 
 

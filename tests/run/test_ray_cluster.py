@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 
 import pytest
+import ray
 
 from minestudio_jax.config import Config, ConfigError, ReplayConfig, RolloutConfig, RunConfig
 from minestudio_jax.run import ray_cluster, ray_launcher
@@ -38,6 +40,27 @@ def test_an_iteration_that_does_not_fit_into_the_budget_is_refused():
     with pytest.raises(ConfigError, match=r"an iteration's \d+ fragments take .* GiB, replay.max_gib=0.01"):
         RayExperience.check(config)
     RayExperience.check(dataclasses.replace(config, replay=ReplayConfig(max_gib=8.0)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("Failed to connect to Ray cluster"),  # so Ray says it of a missing token
+        RuntimeError("Version mismatch"),
+        ray.exceptions.AuthenticationError("no authentication token was found"),
+    ],
+)
+def test_a_cluster_that_lets_nobody_in_is_one_clear_error(monkeypatch, error):
+    def refuse(**settings):
+        raise error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for join in (lambda: ray_cluster.start_ray(Config(run=RunConfig(ray_address=address))),
+                     lambda: ray_cluster.join_ray(address)):  # fmt: skip
+            with pytest.raises(ConfigError, match=f"{address}'.*{error}.*RAY_AUTH_MODE=token.*{ray.__version__}"):
+                join()
 
 
 def test_without_ray_train_the_error_names_the_extra(monkeypatch):
