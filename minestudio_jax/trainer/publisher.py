@@ -4,8 +4,8 @@ There are two kinds of places. What is *sent* to the rollout workers lies where 
 `publish.dtype`, and goes with the run. What is *kept* lies in the run directory, always in full precision: the first
 version, those of checkpoints and the best one. `evaluate` and `convert` read these.
 
-Parameters that are split over hosts are written by all hosts, each what lies on its devices. Then all of them must write
-the same versions in the same order, so nothing is begun before `write_together` says so on each of them.
+Parameters that are split over hosts are written by all hosts, each what lies on its devices. Then all of them must
+write the same versions in the same order, so nothing is begun before `write_together` says so on each of them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 
 import pytest
@@ -59,7 +60,9 @@ def test_a_cluster_that_lets_nobody_in_is_one_clear_error(monkeypatch, error):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         for join in (lambda: ray_cluster.start_ray(Config(run=RunConfig(ray_address=address))),
                      lambda: ray_cluster.join_ray(address)):  # fmt: skip
-            with pytest.raises(ConfigError, match=f"{address}'.*{error}.*RAY_AUTH_MODE=token.*{ray.__version__}"):
+            with pytest.raises(
+                ConfigError, match=f"{address}'.*{re.escape(str(error))}.*RAY_AUTH_MODE=token.*{ray.__version__}"
+            ):
                 join()
 
 
