@@ -42,7 +42,7 @@ def test_pretrained_weights_are_fine_tuned_through_ray_and_exported_again(golden
     """Workers and learner agree on log-probabilities, and what comes out is no longer what went in."""
     run_dir = tmp_path / "run"
     arguments = (f"--run.dir={run_dir}", FLAGS, *SMALL, *weights(golden), "--policy.compute_dtype=float32")
-    program = Program("train", *arguments)
+    program = Program("train", *arguments, optimized=False)
     assert program.wait(240) == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     records = metrics(run_dir)
@@ -67,7 +67,7 @@ def test_a_small_random_network_learns_on_the_device_in_bfloat16(tmp_path):
     run_dir = tmp_path / "run"
     shape = '{"hidsize": 32, "heads": 2, "layers": 1, "memory": 8, "channels": [4, 4, 4]}'
     given = [f"--policy.vpt={shape}", "--policy.vpt_model=", "--policy.vpt_weights=", "--rollout.mode=device"]
-    program = Program("train", f"--run.dir={run_dir}", FLAGS, *SMALL, *given)
+    program = Program("train", f"--run.dir={run_dir}", FLAGS, *SMALL, *given, optimized=False)
     assert program.wait(240) == 0, program.stdout + program.stderr
     assert len(metrics(run_dir)) == 3
 
