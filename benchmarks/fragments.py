@@ -14,17 +14,19 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 import ray
 
-from minestudio_jax.config import Config, ReplayConfig, RunConfig
+from minestudio_jax.config import Config, ReplayConfig, RunConfig, TrainerConfig
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_sender import FragmentSender
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.batch import Share
 from minestudio_jax.trainer.loader import DirectLoader
 
 WARM_UP = 4
@@ -48,9 +50,8 @@ def fragment(env_id: int, steps: int, size: int) -> SampleFragment:
     )
 
 
-@ray.remote(num_cpus=0)
 class Producer:
-    def __init__(self, buffer: ray.ObjectRef, count: int, steps: int, size: int) -> None:
+    def __init__(self, buffer: Any, count: int, steps: int, size: int) -> None:
         self._fragments = [fragment(env_id, steps, size) for env_id in range(count)]
         self._sender = FragmentSender(buffer, count + 1, lambda: False, print)
 
@@ -78,21 +79,21 @@ def main() -> None:
     num_bytes = count * fragment(0, arguments.steps, arguments.size).sized().metadata.num_bytes
     ray_cluster.start_ray(Config(run=RunConfig(object_store_gib=max(0.5, 3 * num_bytes / 2**30))))
     replay = ReplayConfig(max_chunks=2 * count)
-    buffer = (
+    buffer: Any = (
         ray.remote(ReplayBufferActor).options(num_cpus=0, max_concurrency=MAX_CALLS).remote(replay, arguments.steps, 0)
     )
     ray.get(buffer.set_version.remote("benchmark", 1))
-    producer = Producer.remote(buffer, count, arguments.steps, arguments.size)
+    producer: Any = ray.remote(Producer).options(num_cpus=0).remote(buffer, count, arguments.steps, arguments.size)
 
-    def fetch(timeout_s: float, ahead: int) -> list[SampleFragment] | None:
+    def fetch(timeout_s: float, ahead: int) -> Share | None:
         lease, _ = ray.get(buffer.lease.remote(count, timeout_s, ahead))
         if lease is None:
             return None
         fragments = ray.get([entry.reference for entry in lease.entries])
         buffer.release.remote(lease.id)
-        return fragments
+        return Share.whole(fragments)
 
-    loader = DirectLoader(fetch, sharding.along_data(sharding.data_mesh()), {})
+    loader = DirectLoader(fetch, sharding.along_batch(sharding.make_mesh(TrainerConfig())), {})
     source, target = np.ones(num_bytes, np.uint8), np.zeros(num_bytes, np.uint8)
     took, copying = [], []
     try:

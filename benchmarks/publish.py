@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,13 @@ class Learner:
             if way in ways
         }
         self.ways: dict[str, Callable[[], None]] = {
-            way: lambda p=publisher: p.publish(self.version, self.params) for way, publisher in self._publishers.items()
+            way: partial(self._hand_to, publisher) for way, publisher in self._publishers.items()
         }
         if "minestudio" in ways:
             self.ways["minestudio"] = self._put
+
+    def _hand_to(self, publisher: ParamPublisher) -> None:
+        publisher.publish(self.version, self.params)
 
     def publish(self, way: str) -> tuple[float, float, float]:
         """One version; seconds until both act with it, seconds that the learner is held up, longest gap."""
@@ -205,7 +209,7 @@ def measure(size: str, ways: Sequence[str], repetitions: int) -> None:
     variables = {"JAX_PLATFORMS": "cpu", **HEAP_VARIABLES}
     actor = ray.remote(Worker).options(num_cpus=0, max_concurrency=4, runtime_env={"env_vars": variables})
     folder = MemoryFolder()
-    workers = [actor.remote(size, ways) for _ in range(WORKERS)]
+    workers: list[Any] = [actor.remote(size, ways) for _ in range(WORKERS)]
     learner = Learner(policy, workers, folder.path, ways)
     try:
         results: dict[str, list[tuple[float, float, float]]] = {way: [] for way in learner.ways}

@@ -89,6 +89,7 @@ class Rollout:
         config = dataclasses.replace(config, env=dataclasses.replace(config.env, options=options))
         self._manager = RolloutManager(config, uuid.uuid4().hex, folder, threading.Event())
         spec = self._manager.wait_until_started(300.0)
+        assert spec is not None
         params = jax.jit(make_policy(config, spec).init)(jax.random.key(0))
         self._manager.watch(lambda worker_id, report: None)
         self._manager.publish(1, policy_store.save_version(folder / "versions", 1, params))

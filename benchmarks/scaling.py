@@ -73,7 +73,9 @@ def measure(axis: str, devices: int, hidsize: int, repeats: int) -> None:
         took.append(time.perf_counter() - begin)
     params_bytes = sum(4 * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract.params))
     sent, least = traffic_of(update, devices).total_bytes, least_bytes(policy, mesh, params_bytes)
-    rest = update.memory_analysis().temp_size_in_bytes
+    memory = update.memory_analysis()
+    assert memory is not None
+    rest = memory.temp_size_in_bytes
     print(
         f"{axis:>6} {devices:>3}  {fragments * STEPS:>6,} steps  {statistics.median(took[1:]):7.2f} s  "
         f"state {device_bytes(abstract) / 1e6:7.1f} MB  rest {rest / 1e6:7.1f} MB"

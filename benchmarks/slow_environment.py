@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class SlowEnvironment:
         if clock_dir:
             self._clock = np.memmap(Path(clock_dir) / str(index), np.float64, "w+", shape=(3,))
 
-    def reset(self, seed=None):
+    def reset(self, seed: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         begin = self._clock[2] = time.monotonic()
         self._steps = 0
         if self._random.random() < self._slow_reset_share:
@@ -55,19 +56,19 @@ class SlowEnvironment:
         self._clock += (0, time.monotonic() - begin, -begin)
         return self._observation(), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         begin = self._clock[2] = time.monotonic()
         time.sleep(self._step_s * (1 + self._jitter * self._random.uniform(-1, 1)))
         self._steps += 1
         self._clock += (1, time.monotonic() - begin, -begin)
         return self._observation(), float(self._random.random()), False, self._steps >= _EPISODE_STEPS, {}
 
-    def close(self):
+    def close(self) -> None:
         pass
 
-    def _observation(self):
+    def _observation(self) -> dict[str, np.ndarray]:
         return {"image": self._images[self._random.integers(16)]}
 
 
-def make(index, seed, **options):
+def make(index: int, seed: int, **options: Any) -> SlowEnvironment:
     return SlowEnvironment(index, seed, **options)

@@ -80,12 +80,12 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
     mesh = sharding.make_mesh(config)
     collector = DeviceCollector(policy, world, mesh, num_worlds, 1, length, (size, size), seed=0)
     state = jax.jit(lambda: initial_state(policy, config, 0), out_shardings=sharding.replicated(mesh))()
-    update, now = jax.jit(make_update(policy, config, mesh)), coefficients(config, 0, 0)
+    jitted, now = jax.jit(make_update(policy, config, mesh)), coefficients(config, 0, 0)
     rollout = collector.begin()
     begin = time.perf_counter()
     collector.compile(state.params)
     rollout, batch, _ = collector.collect(state.params, rollout)
-    update = update.lower(state, batch, now).compile()
+    update = jitted.lower(state, batch, now).compile()
     compile_s = time.perf_counter() - begin
     frames = num_worlds * length
 
@@ -119,7 +119,9 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
         state.params, {"image": jnp.zeros((1, 1, size, size, 3), jnp.uint8)}, jnp.zeros((1, 1), bool),
         policy.initial_state(1),
     )  # fmt: skip
-    flops = forward.compile().cost_analysis()["flops"]
+    analysis = forward.compile().cost_analysis()
+    assert analysis is not None
+    flops = analysis["flops"]
     # One pass to act, one for the advantages, and two epochs of one forward and about two backward.
     needed = flops * frames * (1 + 1 + config.epochs_per_iteration * 3)
     whole = took["collect"] + took["update"]

@@ -120,7 +120,8 @@ def main(width: int, batch: int, seconds: float, channels_last: bool) -> None:
     tensors = {name: 0.02 * torch.randn(shape) for name, (shape, _) in json.loads(names.read_text()).items()}
     network = Network(tensors, 8 * width, 128, channels_last)
     frames = np.random.default_rng(0).integers(0, 255, (batch, 128, 128, 3)).astype(np.uint8)
-    states, took = network.empty(batch), []
+    states = network.empty(batch)
+    took: list[float] = []
     with torch.inference_mode():
         while len(took) < 4 or sum(took) < seconds:
             begin = time.perf_counter()
