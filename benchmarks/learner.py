@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ceiling import ceiling
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs import actions
@@ -34,7 +33,7 @@ from minestudio_jax.policies.policy import Policy
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
 from minestudio_jax.trainer.batch import FragmentBatch, abstract_batch
-from minestudio_jax.trainer.cost import Cost, cost_of
+from minestudio_jax.trainer.cost import Cost, cost_of, peak_flops
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.sharding import along_batch, make_mesh, replicated
 from minestudio_jax.trainer.state import initial_state
@@ -92,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     devices = arguments.devices
-    top = ceiling("float32")
+    top = peak_flops("float32")
     print(f"{jax.devices()[0].device_kind}, {time.strftime('%Y-%m-%d')}, matrix product {top / 1e9:,.0f} GFLOP/s")
     for network in arguments.networks.split(","):
         for steps in map(int, arguments.steps.split(",")):

@@ -6,7 +6,7 @@ Acting: one frame of each environment through `rollout.inference.Inference`, ima
 Learning: one whole PPO update of so many fragments x steps (--update=; empty leaves it out).
 
 FLOPs are counted from the layers, two for each multiplication and addition; norms, ReLU, pooling and softmax are not
-counted. The ceiling is a 4096 x 4096 (on CPUs 2048 x 2048) matrix product of the same type, the best of several in the
+counted. The ceiling is an 8192 x 8192 (on CPUs 2048 x 2048) matrix product of the same type, the best of several in the
 same run. With --pytorch=INTERPRETER the same network acts in eager PyTorch, in turns with ours. Each figure is the
 median of several timings.
 """
@@ -26,7 +26,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ceiling import ceiling
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs import actions
@@ -34,6 +33,7 @@ from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import BIAS_TERMS, VPTPolicy, VPTShape
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.trainer.batch import abstract_batch
+from minestudio_jax.trainer.cost import peak_flops
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measuring for each figure")
     arguments = parser.parse_args()
-    top = ceiling(arguments.compute_dtype)
+    top = peak_flops(arguments.compute_dtype)
     print(f"{jax.devices()[0].device_kind}, {arguments.compute_dtype}, {time.strftime('%Y-%m-%d')}")
     print(f"matrix product: {top / 1e9:,.0f} GFLOP/s")
     for width in map(int, arguments.sizes.split(",")):

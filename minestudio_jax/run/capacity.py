@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from minestudio_jax.config import Config, ConfigError, num_environments, plays_minecraft
 from minestudio_jax.envs import actions
@@ -21,7 +19,7 @@ from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.abstract import abstract_iteration, abstract_state, device_bytes, shardings_of
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import fragment_bytes
-from minestudio_jax.trainer.cost import cost_of
+from minestudio_jax.trainer.cost import cost_of, peak_flops
 from minestudio_jax.trainer.schedules import Coefficients
 from minestudio_jax.trainer.traffic import traffic_of
 from minestudio_jax.trainer.update import make_update
@@ -70,7 +68,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
     traffic = traffic_of(compiled, mesh.size)
     between = compiled.memory_analysis().temp_size_in_bytes
 
-    tflops = assumptions.device_tflops or _matrix_product_tflops()
+    tflops = assumptions.device_tflops or peak_flops("float32") / 1e12
     seconds = cost.flop / mesh.size / (tflops * 1e12 * assumptions.utilisation)
     environments = math.ceil(cost.steps / seconds / assumptions.env_steps_per_s)
     capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
@@ -118,19 +116,6 @@ def _spec(config: Config) -> EnvironmentSpec:
         f"env.factory={env.factory!r}: what its environments show is known only once one has started; plan with "
         "policy.network=vpt, or, for Minecraft, with env.resize"
     )
-
-
-def _matrix_product_tflops() -> float:
-    """Of the first device, TFLOP/s in float32, the best of five."""
-    side = 2048 if jax.default_backend() == "cpu" else 8192
-    matrix = jax.device_put(jnp.ones((side, side), jnp.float32), jax.devices()[0])
-    product = jax.jit(jnp.dot)
-    best = math.inf
-    for _ in range(6):
-        begin = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
-        best = min(best, time.perf_counter() - begin)
-    return 2 * side**3 / best / 1e12
 
 
 def _size(number: float) -> str:

@@ -22,6 +22,7 @@ from minestudio_jax.run.conversation import HostFailure
 from minestudio_jax.run.device_experience import make_collector
 from minestudio_jax.run.host_messages import Begin, Iterate, Publish, Stop
 from minestudio_jax.run.hosts import FollowerHost
+from minestudio_jax.run.learner import make_trainer
 from minestudio_jax.run.policy_transport import following_publication
 from minestudio_jax.run.run_directory import has_checkpoint, sees_mark
 from minestudio_jax.run.run_log import log_to
@@ -31,7 +32,6 @@ from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.utils.compilation_cache import use_compilation_cache
 from minestudio_jax.utils.live_board import Board, HeartbeatLines
-from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.timing import Stopwatch
 
 _WAIT_S = 0.25
@@ -92,20 +92,9 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         host.ready(begin)
 
         board.stage(f"host {host.index} of {jax.process_count()} makes its part of the learner")
-        try:
-            trainer = PPOTrainer(
-                config.trainer,
-                policy,
-                begin.spec,
-                config.rollout.fragment_length,
-                directory,
-                derived_seed(run.seed, "learner"),
-                None if on_device else following_publication(config, directory),
-                make_collector(config, policy, needed) if on_device else None,
-                pretrained,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        publication = None if on_device else following_publication(config, directory)
+        collector = make_collector(config, policy, needed) if on_device else None
+        trainer = make_trainer(config, policy, begin.spec, directory, publication, collector, pretrained)
         cleanup.callback(trainer.close)
         trainer.compile()
 

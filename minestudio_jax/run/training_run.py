@@ -28,6 +28,7 @@ from minestudio_jax.run.experience import Experience, check_experience, make_exp
 from minestudio_jax.run.following_host import follow
 from minestudio_jax.run.host_messages import Begin, Iterate, Progress, Stop
 from minestudio_jax.run.hosts import FollowerHost, LeadHost
+from minestudio_jax.run.learner import make_trainer
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.run_log import log_to
@@ -40,7 +41,6 @@ from minestudio_jax.utils.compilation_cache import use_compilation_cache
 from minestudio_jax.utils.live_board import Board, make_board
 from minestudio_jax.utils.metric_log import MetricLog
 from minestudio_jax.utils.metrics import read_records, rewind
-from minestudio_jax.utils.seeding import derived_seed
 from minestudio_jax.utils.sinks import sink_factories
 from minestudio_jax.utils.timing import Stopwatch
 
@@ -139,21 +139,8 @@ def _run(
         cleanup.callback(desk.disconnect)
         board.stage("building the policy and looking for a checkpoint")
         policy = make_policy(config, spec)
-        try:
-            trainer = PPOTrainer(
-                config.trainer,
-                policy,
-                spec,
-                config.rollout.fragment_length,
-                directory.path,
-                derived_seed(config.run.seed, "learner"),
-                experience.publication(policy, cleanup),
-                experience.collector(policy),
-                pretrained,
-                in_background=config.rollout.mode != "serial",
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        publication, collector = experience.publication(policy, cleanup), experience.collector(policy)
+        trainer = make_trainer(config, policy, spec, directory.path, publication, collector, pretrained)
         cleanup.callback(trainer.close)
         counters = trainer.counters
         if trainer.resumed:

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.trainer.batch import FragmentBatch
 from minestudio_jax.trainer.schedules import Coefficients
 from minestudio_jax.trainer.state import TrainState
+
+
+def peak_flops(dtype: str) -> float:
+    """FLOP/s of a large matrix product on the first device, the best of ten: what everything else is measured by."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jax.device_put(jnp.ones((side, side), dtype), jax.devices()[0])
+    product = jax.jit(jnp.dot)
+    jax.block_until_ready(product(matrix, matrix))
+    best = math.inf
+    for _ in range(10):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
 
 
 @dataclass(frozen=True)
