@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 import ray.exceptions
+from ray.util.placement_group import placement_group_table
 
 from minestudio_jax.config import Config, EnvConfig, PolicyConfig, ReplayConfig, RolloutConfig
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
@@ -93,6 +94,11 @@ def states(manager):
     return [w.state for w in manager.status().workers]
 
 
+def places():
+    """What Ray holds for workers."""
+    return {name for name, group in placement_group_table().items() if group["state"] == "CREATED"}
+
+
 def fetch(manager, number=4, timeout_s=60.0):
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
@@ -169,6 +175,7 @@ def test_workers_are_added_and_the_youngest_is_drained(manager):
     assert "1 rollout workers are started besides the 1" in manager.set_num_workers(2)
     assert wait_until(lambda: states(manager) == ["acting", "acting"], 60), manager.status()
     pids = processes("RolloutActor")
+    assert len(places()) == 2
     seen = []
     wait_until(lambda: seen.extend(f.metadata for f in fetch(manager)) or {m.worker_id for m in seen} == {0, 1}, 60)
     abandoned = manager.metrics()["rollout/abandoned_fragments"]
@@ -183,6 +190,7 @@ def test_workers_are_added_and_the_youngest_is_drained(manager):
     assert any(m.worker_id == 1 and m.valid_steps < LENGTH for m in seen), "what was open at the end"
     assert manager.metrics()["rollout/abandoned_fragments"] == abandoned
     assert wait_until(lambda: sum(map(is_alive, pids)) == 1, 20)
+    assert len(places()) == 1
     with pytest.raises(ValueError, match="at least 1"):
         manager.set_num_workers(0)
 
@@ -201,7 +209,7 @@ def test_a_worker_that_cannot_be_placed_stalls_nothing(manager):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_that_dies_or_hangs_is_replaced_with_the_newest_policy(manager, number):
     (pid,) = processes("RolloutActor")
-    life = manager.status().workers[0].life
+    life, place = manager.status().workers[0].life, places()
     os.kill(pid, number)
     assert wait_until(lambda: manager.status().workers[0].life == life + 1, 30)
     reason = manager.status().workers[0].last_error
@@ -209,6 +217,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced_with_the_newest_policy(manager,
     assert wait_until(lambda: manager.status().workers[0].version == 1, 60)
     assert any(f.metadata.worker_life == life + 1 for _ in range(4) for f in fetch(manager))
     assert wait_until(lambda: not is_alive(pid), 20)
+    assert places() == place, "nobody else gets its CPUs meanwhile"
 
 
 def test_the_buffer_is_not_replaced_for_ever(manager):
