@@ -11,6 +11,7 @@ import pytest
 
 from minestudio_jax.utils.policy_store import list_versions, version_path
 from tests.launch.scripts import LAUNCH, tools_on_path
+from tests.rollout.processes import wait_until
 from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
 from tests.run.test_training_run import assert_counters_never_go_back, checkpoints
 
@@ -60,6 +61,24 @@ def hosts(programs):
     return start
 
 
+def assert_one_process_continues(programs, run_dir, *arguments):
+    """It takes up the counters of the last checkpoint, and what was learnt."""
+    saved = next(r for r in metrics(run_dir) if r["iteration"] == checkpoints(run_dir)[-1])
+    alone = train(run_dir, "--trainer.cpu_devices=2", *arguments, optimized=False)
+    programs.append(alone)
+    wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
+    os.kill(alone.process.pid, signal.SIGTERM)
+    assert alone.wait(WAIT_S) == 0, alone.stderr
+    assert f"continuing after iteration {saved['iteration']}, {saved['env_steps']:,} env steps" in alone.stdout
+    records = metrics(run_dir)
+    assert_counters_never_go_back(records)
+    assert [r["iteration"] for r in records] == list(range(1, len(records) + 1))
+    following = records[saved["iteration"]]
+    assert following["trained_steps"] == saved["trained_steps"] + 2 * 2 * 2 * 8
+    assert following["loss/entropy"] == pytest.approx(saved["loss/entropy"], abs=0.1)
+    assert abs(following["loss/total"] - saved["loss/total"]) < 1.0
+
+
 def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs, tmp_path):
     """D-39, D-40, with local_multihost.sh and the Ray that it starts; each host has half of the parameters."""
     run_dir, split = tmp_path / "run", ("--trainer.mesh=fsdp:-1", "--policy.hidden_size=64")
@@ -69,6 +88,8 @@ def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs
     )  # fmt: skip
     programs.append(both)
     wait_for_iteration(both, run_dir, 3, WAIT_S)
+    # Workers hear of what both hosts have written: the first version, 1, is no longer the one they act with.
+    assert wait_until(lambda: any(r["lag/policy_versions_min"] < r["iteration"] - 1 for r in metrics(run_dir)), WAIT_S)
     (second,) = [pid for pid, command in both.alive().items() if "--trainer.host_index=1" in command]
     os.kill(second, signal.SIGTERM)
     assert both.wait(WAIT_S) == 0, both.stdout + both.stderr
@@ -77,35 +98,30 @@ def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs
     saved = metrics(run_dir)[-1]
     assert checkpoints(run_dir) == [saved["iteration"]]
     assert saved["trained_steps"] == saved["iteration"] * 2 * 2 * 4 * 8
-    assert saved["lag/policy_versions_min"] < saved["iteration"] - 1, "workers hear of what both hosts have written"
     newest = version_path(run_dir / "versions", list_versions(run_dir / "versions")[-1])
     assert len(list(newest.glob("ocdbt.process_*"))) == 2
 
-    alone = train(run_dir, "--trainer.cpu_devices=2", *split, optimized=False)
-    programs.append(alone)
-    wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
-    os.kill(alone.process.pid, signal.SIGTERM)
-    assert alone.wait(WAIT_S) == 0, alone.stderr
-    assert f"continuing after iteration {saved['iteration']}, {saved['env_steps']:,} env steps" in alone.stdout
-    assert_counters_never_go_back(metrics(run_dir))
+    assert_one_process_continues(programs, run_dir, *split)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_a_host_dies_the_other_says_so_and_ends(hosts, tmp_path, victim):
+def test_when_a_host_dies_the_other_says_so_and_ends_and_one_host_continues(hosts, programs, tmp_path, victim):
     """D-39: at once, and not after the minutes that a collective operation may take."""
     run_dir = tmp_path / "run"
-    programs = hosts(run_dir)
-    wait_for_iteration(programs[0], run_dir, 3, WAIT_S)
-    os.kill(programs[victim].process.pid, signal.SIGKILL)
-    other = programs[1 - victim]
+    both = hosts(run_dir)
+    wait_for_iteration(both[0], run_dir, 3, WAIT_S)
+    os.kill(both[victim].process.pid, signal.SIGKILL)
+    other = both[1 - victim]
     assert other.wait(60.0) == 1, other.stdout + other.stderr
     assert f"host {victim} (" in other.stdout + other.stderr
     assert "is gone" in other.stdout + other.stderr
-    programs[victim].wait()
+    both[victim].wait()
     other.assert_nothing_left()
     # A private Ray goes with the first host, but its agents take a minute to believe it.
-    programs[victim].assert_nothing_left(120.0)
+    both[victim].assert_nothing_left(120.0)
     assert checkpoints(run_dir)[-1] >= 2
+    if victim:
+        assert_one_process_continues(programs, run_dir)
 
 
 def test_hosts_that_do_not_agree_are_refused_before_anything_starts(hosts, tmp_path):
@@ -146,3 +162,4 @@ def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(programs, tmp
     last = metrics(run_dir)[-1]
     assert checkpoints(run_dir)[-1] == last["iteration"]
     assert last["trained_steps"] == last["iteration"] * 2 * 2 * 4 * 8
+    assert_one_process_continues(programs, run_dir)
