@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import ray
-import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -37,10 +35,9 @@ def reserve(rollout: RolloutConfig) -> PlacementGroup | None:
 
 
 def give_back(place: PlacementGroup | None) -> None:
-    """Ends a reservation; whoever still runs there is killed."""
+    """Ends a reservation before the run's end, which ends all; whoever still runs there is killed."""
     if place is not None:
-        with contextlib.suppress(ray.exceptions.RayError):  # it ends with the run at the latest
-            remove_placement_group(place)
+        remove_placement_group(place)
 
 
 def worker_options(rollout: RolloutConfig, place: PlacementGroup | None) -> dict[str, Any]:

@@ -222,7 +222,10 @@ class WorkerFleet:
         self._say_who_waits()
 
     def close(self, on_report: OnReport, deadline_s: float) -> None:
-        """Stops every worker, at the latest after `deadline_s`; `on_report` gets the last report of each."""
+        """Stops every worker, at the latest after `deadline_s`; `on_report` gets the last report of each.
+
+        Their places go with the run: to give them back Ray would have to be alive, and all may have been told to end.
+        """
         members = [m for m in self._members.values() if m.actor is not None]
         # What an earlier call has been told, and nobody has looked at yet, is not told again.
         unread = {call: m for m in members for call in (m.call, m.drain) if call is not None}
@@ -238,7 +241,6 @@ class WorkerFleet:
                 self._note(calls[call], ray.get(call), on_report)
         for member in members:
             ray.kill(member.actor)
-            give_back(member.place)
 
     def _add(self, worker_id: int) -> None:
         member = _Member(worker_id, reserve(self._config.rollout), self._lives.get(worker_id, 0))
