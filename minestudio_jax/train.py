@@ -6,6 +6,8 @@ settings and what follows from them.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from absl import flags
 
 from minestudio_jax.config import Config, ConfigError
@@ -24,9 +26,13 @@ def main(config: Config) -> int:
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
         return 0
-    from minestudio_jax.run.ray_cluster import expect_token
+    from minestudio_jax.run.ray_cluster import check_reachable, expect_token
+    from minestudio_jax.run.run_directory import refuse_foreign
 
     expect_token(config)
+    if config.trainer.launcher == "none":  # with several hosts another one may be about to make both
+        refuse_foreign(Path(config.run.dir))
+        check_reachable(config.run.ray_address)
     if config.trainer.launcher == "ray":
         from minestudio_jax.run.ray_launcher import launch
 

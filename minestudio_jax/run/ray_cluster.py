@@ -51,7 +51,7 @@ def start_ray(config: Config, show_output: bool = False) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ours have environments of their own: workers that Ray starts beforehand would never be used, and cost a second.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    _check_reachable(config.run.ray_address)
+    check_reachable(config.run.ray_address)
     _check_shared_memory(config)
     address, workers, learners = config.run.ray_address, _demand(config), learner_resources(config)
     demand = {kind: workers.get(kind, 0.0) + learners.get(kind, 0.0) for kind in workers | learners}
@@ -87,7 +87,7 @@ def join_ray(address: str) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _check_reachable(address)
+    check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
@@ -160,8 +160,8 @@ def _check_shared_memory(config: Config) -> None:
         )
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself would go on trying for minutes."""
+def check_reachable(address: str) -> None:
+    """Raises ConfigError if nobody answers at a cluster's address; Ray itself would go on trying for minutes."""
     if ":" not in address:
         return
     host, port = address.rsplit(":", 1)
@@ -179,7 +179,7 @@ def _no_cluster(address: str, error: Exception) -> ConfigError:
 
 
 def _not_taken_in(address: str, error: Exception) -> ConfigError:
-    """Why joining failed; somebody is there if the address has a port, as `_check_reachable` has found."""
+    """Why joining failed; somebody is there if the address has a port, as `check_reachable` has found."""
     import ray
 
     if ":" not in address:

@@ -21,6 +21,14 @@ _MARK = "logs/mark"
 _MARK_DEADLINE_S = 20.0
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raises ConfigError if a path is no directory, or holds what is not a run's."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"run.dir={str(path)!r} is a file: name a directory")
+    if path.is_dir() and any(path.iterdir()) and not (path / "run.lock").exists():
+        raise ConfigError(f"run.dir={str(path)!r} holds files that are not a run's: name an empty or a new directory")
+
+
 class RunDirectory:
     """Opens (or makes) the directory of a run and holds it until `close`.
 
@@ -35,7 +43,7 @@ class RunDirectory:
         try:
             if config.run.restart:
                 self._move_aside()
-            self._refuse_foreign()
+            refuse_foreign(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
             self._lock = self._acquire_lock()
@@ -79,7 +87,7 @@ class RunDirectory:
     def _move_aside(self) -> None:
         if not self.path.exists():
             return
-        self._refuse_foreign()
+        refuse_foreign(self.path)
         lock = self._acquire_lock()
         stamp = time.strftime("%Y%m%d-%H%M%S")
         aside = self.path.with_name(f"{self.path.name}.before-{stamp}")
@@ -89,14 +97,6 @@ class RunDirectory:
             aside = self.path.with_name(f"{self.path.name}.before-{stamp}-{count}")
         self.path.rename(aside)
         lock.close()
-
-    def _refuse_foreign(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"run.dir={str(self.path)!r} is a file: name a directory")
-        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "run.lock").exists():
-            raise ConfigError(
-                f"run.dir={str(self.path)!r} holds files that are not a run's: name an empty or a new directory"
-            )
 
     def _acquire_lock(self) -> TextIO:
         lock = open(self.path / "run.lock", "a")  # noqa: SIM115 (held until close)
