@@ -2,7 +2,7 @@
 
 There are two kinds of places. What is *sent* to the rollout workers lies where they read it fastest, in the numbers of
 `publish.dtype`, and goes with the run. What is *kept* lies in the run directory, always in full precision: the first
-version, those of checkpoints and the best one. `evaluate` and `convert` read these.
+version of every start, those of checkpoints and the best one. `evaluate` and `convert` read these.
 
 Parameters that are split over hosts are written by all hosts, each what lies on its devices. Then all of them must
 write the same versions in the same order, so nothing is begun before `write_together` says so on each of them.
@@ -29,7 +29,7 @@ from minestudio_jax.utils import policy_store
 
 KEPT_VERSIONS = 3  # a worker may still be reading the one before the newest
 
-_PARTS_DEADLINE_S = 600  # for the slowest host to have written its part of a version
+_PARTS_DEADLINE_S = 600  # seconds for the slowest host to have written its part of a version
 
 log = logging.getLogger(__name__)
 
