@@ -66,7 +66,7 @@ def measure(
 ) -> tuple[float, Cost]:
     """Median seconds of an iteration, and its cost."""
     mesh = make_mesh(config)
-    state = jax.jit(partial(initial_state, policy, config, 0), out_shardings=replicated(mesh))()
+    state = jax.jit(partial(initial_state, policy, config, jax.random.key(0)), out_shardings=replicated(mesh))()
     batch = jax.device_put(random_batch(policy, spec, fragments, steps), along_batch(mesh))
     now = coefficients(config, 0, 0)
     jitted = jax.jit(make_update(policy, config, mesh), donate_argnums=0)

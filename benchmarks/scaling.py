@@ -60,7 +60,7 @@ def measure(axis: str, devices: int, hidsize: int, repeats: int) -> None:
     mesh = sharding.make_mesh(config, jax.devices()[:devices])
     abstract = abstract_state(policy, config, mesh)
     placed = shardings_of(abstract)
-    state = jax.jit(partial(initial_state, policy, config, 0), out_shardings=placed)()
+    state = jax.jit(partial(initial_state, policy, config, jax.random.key(0)), out_shardings=placed)()
     fragments = ROWS * BATCHES * sharding.batch_shards(mesh)
     batch = jax.device_put(random_batch(policy, spec, fragments, STEPS), sharding.along_batch(mesh))
     now = coefficients(config, 0, 0)

@@ -79,7 +79,7 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
     policy = ImpalaPolicy(spec, (8, 16, 16), 128)
     mesh = sharding.make_mesh(config)
     collector = DeviceCollector(policy, world, mesh, num_worlds, 1, length, (size, size), seed=0)
-    state = jax.jit(lambda: initial_state(policy, config, 0), out_shardings=sharding.replicated(mesh))()
+    state = jax.jit(lambda: initial_state(policy, config, jax.random.key(0)), out_shardings=sharding.replicated(mesh))()
     jitted, now = jax.jit(make_update(policy, config, mesh)), coefficients(config, 0, 0)
     rollout = collector.begin()
     begin = time.perf_counter()

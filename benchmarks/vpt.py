@@ -79,7 +79,7 @@ def measure_acting(policy: VPTPolicy, params: Any, batch: int, seconds: float) -
 def measure_update(policy: VPTPolicy, fragments: int, steps: int, seconds: float) -> tuple[float, float]:
     """Seconds of one update of one epoch in one batch, and how many forward passes its arithmetic amounts to."""
     config = TrainerConfig(batch_size_per_device=fragments, batches_per_iteration=1, context_length=steps)
-    state = jax.jit(partial(initial_state, policy, config, 0))()
+    state = jax.jit(partial(initial_state, policy, config, jax.random.key(0)))()
     batch = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_batch(policy, spec_of(policy.shape), fragments, steps)
     )

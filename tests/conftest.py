@@ -8,11 +8,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-# Before JAX is imported anywhere: tests run on the CPU.
+from tests.compilation import QUICK_COMPILATION
+
+# Before JAX is imported anywhere, for this process and all that it starts: tests run on the CPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.update(QUICK_COMPILATION)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -76,14 +80,23 @@ def client_python() -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Most programs here run once, and compiling is what takes time: it is done without most optimisations.
-
-    What users run is compiled as they run it: programs that tests start, unless they say `optimized=False`, and modules
-    marked `optimized`.
-    """
+def _compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Modules marked `optimized` are compiled as users' programs are."""
+    if request.node.get_closest_marker("optimized") is None:
+        yield
+        return
     import jax
+    from jax._src import compiler
 
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    # XLA reads its flags once in a process; only what accompanies a compilation still changes them.
+    options_of = compiler.get_compile_options
+
+    def with_emitters(*args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        overrides = {"xla_cpu_use_fusion_emitters": True, **(env_options_overrides or {})}
+        return options_of(*args, env_options_overrides=overrides, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", with_emitters)
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)

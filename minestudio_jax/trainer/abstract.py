@@ -20,7 +20,7 @@ from minestudio_jax.trainer.state import TrainState, initial_state
 
 def abstract_state(policy: Policy, config: TrainerConfig, mesh: Mesh) -> TrainState:
     """jax.ShapeDtypeStructs with shardings of the state that learning begins with."""
-    shapes = jax.eval_shape(partial(initial_state, policy, config, 0))
+    shapes = jax.eval_shape(partial(initial_state, policy, config, jax.random.key(0)))
     return sharding.with_sharding(shapes, sharding.shardings(shapes, mesh, policy.tensor_rules()))
 
 

@@ -90,8 +90,15 @@ class PPOTrainer:
         if restored is None:
             if pretrained is not None:  # straight to where they will lie: no device need hold them all
                 pretrained = global_arrays.from_whole(pretrained, shardings.params)
-            begin = jax.jit(partial(initial_state, policy, config, seed), out_shardings=shardings)
-            restored = begin(params=pretrained), Counters()
+            # The key is an argument: runs of other seeds find this compiled. It runs once, for milliseconds, and on
+            # CPUs compiling it well takes four times as long as compiling it quickly.
+            quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+            begin = jax.jit(
+                partial(initial_state, policy, config),
+                out_shardings=shardings,
+                compiler_options=quickly if jax.default_backend() == "cpu" else None,
+            )
+            restored = begin(jax.random.key(seed), params=pretrained), Counters()
         state, self.counters = restored
         self._rollout = state.rollout
         if collector is not None and not self.resumed:

@@ -66,13 +66,14 @@ def make_optimizer(config: TrainerConfig) -> optax.GradientTransformation:
     )
 
 
-def initial_state(policy: Policy, config: TrainerConfig, seed: int, params: Params | None = None) -> TrainState:
+def initial_state(policy: Policy, config: TrainerConfig, key: jax.Array, params: Params | None = None) -> TrainState:
     """State of a run that has done nothing; pure, to be jitted into its shardings.
 
     Args:
+      key: PRNG key that all randomness of the learner derives from.
       params: to begin with; None: they are drawn at random.
     """
-    init_key, key = jax.random.split(jax.random.key(seed))
+    init_key, key = jax.random.split(key)
     if params is None:
         params = policy.init(init_key)
     if config.zero_initial_vf:

@@ -56,7 +56,6 @@ class Chaos:
             "--rollout.inference_batch_size=4",
             "--rollout.report_deadline_s=4",
             "--logger.sinks=tests.chaos.slow_sink:make",
-            optimized=False,
         )
         wait_for_iteration(self.program, self.run_dir, 3)
 
@@ -218,7 +217,6 @@ def test_a_full_object_store_stops_nothing(tmp_path):
         "--replay.max_reuse=1000",
         "--replay.max_staleness=1000",
         "--replay.when_full=drop_oldest",
-        optimized=False,
     )
     try:
         wait_for_iteration(program, run_dir, 3)

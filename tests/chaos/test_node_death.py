@@ -45,7 +45,6 @@ class ClusterRun:
             "--replay.samples_per_insert=0.5",
             "--replay.max_staleness=1000000",
             "--replay.when_full=drop_oldest",
-            optimized=False,
             environment=cluster.environment,
         )
 

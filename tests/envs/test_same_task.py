@@ -34,14 +34,6 @@ from tests.envs.voxel_simulator import VoxelSimulator, controls
 SMALL = {"size": 24, "height": 20, "break_speed_multiplier": 20.0, "attack_edge": False}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile() -> Iterator[None]:
-    """Programs that are run a few hundred times shall be compiled soon, not run fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Deed(NamedTuple):
     """What is done in a tick: keys, degrees of pitch and yaw, and an item to craft, which in Minecraft takes a screen."""
 

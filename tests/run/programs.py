@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tests.compilation import QUICK_COMPILATION
 from tests.rollout.processes import PATIENCE, is_alive, wait_until
 
 MARKER = "MINESTUDIO_JAX_TEST_RUN"
@@ -45,7 +46,7 @@ class Program:
       name: of the module, in the package if it has no dot; or the path of a shell script.
       *arguments: of the command line.
       cwd: directory it is started in.
-      optimized: compiled as users' programs are. Otherwise without most optimisations: sooner, and slower.
+      optimized: compiled as users' programs are. Otherwise as the tests are: sooner, and slower.
       environment: variables besides this process's.
     """
 
@@ -54,7 +55,7 @@ class Program:
         name: str,
         *arguments: str,
         cwd: Path | None = None,
-        optimized: bool = True,
+        optimized: bool = False,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._mark = f"{MARKER}={uuid.uuid4().hex}"
@@ -66,10 +67,9 @@ class Program:
             text=True,
             cwd=cwd,
             env={
-                **os.environ,
+                **{k: v for k, v in os.environ.items() if not (optimized and k in QUICK_COMPILATION)},
                 key: value,
                 "PYTHONUNBUFFERED": "1",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": str(not optimized),
                 **environment,
             },
             start_new_session=True,

@@ -13,7 +13,7 @@ DEVICE = ("--rollout.mode=device", "--trainer.save_interval=3")
 
 def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
     run_dir = tmp_path / "run"
-    program = train(run_dir, *DEVICE, optimized=False)
+    program = train(run_dir, *DEVICE)
     wait_for_iteration(program, run_dir, 8)
     assert len(program.alive()) == 1  # nothing but the program
     program.kill()
@@ -21,7 +21,7 @@ def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
     program.assert_nothing_left()
     saved, reached = checkpoints(run_dir)[-1], metrics(run_dir)[-1]["iteration"]
     lost = metrics(run_dir)[saved:]
-    again = train(run_dir, *DEVICE, "--logger.sinks=tests.sleeping_sink:make", optimized=False)
+    again = train(run_dir, *DEVICE, "--logger.sinks=tests.sleeping_sink:make")
     wait_for_iteration(again, run_dir, reached + 3)
     os.kill(again.process.pid, signal.SIGTERM)
     assert again.wait() == 0, again.stderr
@@ -38,7 +38,7 @@ def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
     for once, anew in zip(lost, records[saved:], strict=False):
         for name in ("loss/total", "ppo/grad_norm", "episode/return_mean"):
             assert once[name] == anew[name]
-    evaluated = Program("evaluate", f"--run.dir={run_dir}", "--episodes=3", optimized=False)
+    evaluated = Program("evaluate", f"--run.dir={run_dir}", "--episodes=3")
     assert evaluated.wait() == 0, evaluated.stderr
 
 

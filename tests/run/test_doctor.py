@@ -44,7 +44,7 @@ def image_in(path: Path) -> np.ndarray:
 
 def test_the_embedded_world_passes_and_a_frame_is_saved(tmp_path):
     frame = tmp_path / "frame.png"
-    program = Program("doctor", *TINY, f"--run.dir={tmp_path / 'run'}", f"--frame={frame}", optimized=False)
+    program = Program("doctor", *TINY, f"--run.dir={tmp_path / 'run'}", f"--frame={frame}")
     assert program.wait() == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     assert program.stdout.rstrip().endswith("A run can start.")
@@ -70,7 +70,7 @@ def test_what_minecraft_lacks_here_is_named_and_nothing_is_started(tmp_path):
         "--rollout.inference_batch_size=1",
         f"--run.dir={tmp_path / 'run'}",
     )
-    program = Program("doctor", *arguments, cwd=tmp_path, environment={"PATH": path}, optimized=False)
+    program = Program("doctor", *arguments, cwd=tmp_path, environment={"PATH": path})
     assert program.wait() == 1, program.stdout + program.stderr
     for words in (
         "!!  policy: policy.vpt_model='weights/foundation-model-1x.model': there is no such file",
@@ -93,7 +93,7 @@ def test_an_environment_that_does_not_start_is_told_with_its_log(tmp_path):
         "--rollout.inference_batch_size=1",
         f"--run.dir={tmp_path / 'run'}",
     )
-    program = Program("doctor", *arguments, cwd=tmp_path, optimized=False)
+    program = Program("doctor", *arguments, cwd=tmp_path)
     assert program.wait() == 1, program.stdout + program.stderr
     assert "!!  trial: " in program.stdout
     assert "no such device" in program.stdout

@@ -32,7 +32,7 @@ def start_hosts(run_dir, *arguments, devices=2, of_each=((), ())):
     return [
         train(
             run_dir, "--trainer.launcher=external", "--trainer.num_hosts=2", f"--trainer.host_index={index}",
-            f"--trainer.cpu_devices={devices}", coordinator, *arguments, *own, optimized=False,
+            f"--trainer.cpu_devices={devices}", coordinator, *arguments, *own,
         )
         for index, own in enumerate(of_each)
     ]  # fmt: skip
@@ -64,7 +64,7 @@ def hosts(programs):
 def assert_one_process_continues(programs, run_dir, *arguments):
     """It takes up the counters of the last checkpoint, and what was learnt."""
     saved = next(r for r in metrics(run_dir) if r["iteration"] == checkpoints(run_dir)[-1])
-    alone = train(run_dir, "--trainer.cpu_devices=2", *arguments, optimized=False)
+    alone = train(run_dir, "--trainer.cpu_devices=2", *arguments)
     programs.append(alone)
     wait_for_iteration(alone, run_dir, saved["iteration"] + 2, WAIT_S)
     os.kill(alone.process.pid, signal.SIGTERM)
@@ -84,7 +84,7 @@ def test_a_signal_to_any_host_saves_and_ends_all_and_one_host_continues(programs
     run_dir, split = tmp_path / "run", ("--trainer.mesh=fsdp:-1", "--policy.hidden_size=64")
     both = Program(
         str(LAUNCH / "local_multihost.sh"), "--hosts=2", "--devices=2", "--", f"--run.dir={run_dir}", *TINY,
-        "--trainer.save_interval=100000", *split, environment=tools_on_path(), optimized=False,
+        "--trainer.save_interval=100000", *split, environment=tools_on_path(),
     )  # fmt: skip
     programs.append(both)
     wait_for_iteration(both, run_dir, 3, WAIT_S)
@@ -152,7 +152,7 @@ def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(programs, tmp
     run_dir = tmp_path / "run"
     program = train(
         run_dir, "--trainer.launcher=ray", "--trainer.num_hosts=2", "--trainer.cpu_devices=2",
-        '--rollout.resources={"minecraft": 4}', optimized=False,
+        '--rollout.resources={"minecraft": 4}',
     )  # fmt: skip
     programs.append(program)
     wait_for_iteration(program, run_dir, 3, WAIT_S)

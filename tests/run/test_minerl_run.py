@@ -38,7 +38,6 @@ def test_not_one_transition_is_trained_on_that_was_not(client_python, tmp_path):
         "--trainer.num_iterations=12",
         "--trainer.save_interval=100",
         "--logger.heartbeat_s=1",
-        optimized=False,
         environment={"MINESTUDIO_DIR": str(tmp_path / "minestudio")},
     )
     assert program.wait(240) == 0, program.stdout + program.stderr

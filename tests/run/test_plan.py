@@ -8,7 +8,7 @@ from tests.run.programs import TINY, Program
 
 
 def plan(*arguments):
-    program = Program("plan", *TINY, *arguments, optimized=False)
+    program = Program("plan", *TINY, *arguments)
     return program.wait(), program
 
 

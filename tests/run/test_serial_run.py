@@ -15,7 +15,7 @@ BESIDE = ("time/", "speed/", "rollout/", "replay/", "episode/", "best_return", "
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("serial") / "run"
-    program = Program("train", *TINY, *SAME, "--rollout.mode=serial", f"--run.dir={run_dir}")
+    program = Program("train", *TINY, *SAME, "--rollout.mode=serial", f"--run.dir={run_dir}", optimized=True)
     code = program.wait()
     return program, code, run_dir
 
@@ -36,7 +36,7 @@ def test_one_process_learns_and_nothing_is_left(serial):
 def test_a_ray_worker_that_waits_its_turn_gives_the_same_run(serial, tmp_path):
     """D-59: every number of learning, to the last bit, and every episode; Ray's worker may begin a fifth iteration."""
     *_, run_dir = serial
-    program = Program("train", *TINY, *SAME, "--rollout.synchronous", f"--run.dir={tmp_path / 'run'}")
+    program = Program("train", *TINY, *SAME, "--rollout.synchronous", f"--run.dir={tmp_path / 'run'}", optimized=True)
     assert program.wait() == 0, program.stdout + program.stderr
 
     def learning(folder):

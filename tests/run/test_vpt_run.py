@@ -42,7 +42,7 @@ def test_pretrained_weights_are_fine_tuned_through_ray_and_exported_again(golden
     """Workers and learner agree on log-probabilities, and what comes out is no longer what went in."""
     run_dir = tmp_path / "run"
     arguments = (f"--run.dir={run_dir}", FLAGS, *SMALL, *weights(golden), "--policy.compute_dtype=float32")
-    program = Program("train", *arguments, optimized=False)
+    program = Program("train", *arguments)
     assert program.wait(240) == 0, program.stdout + program.stderr
     program.assert_nothing_left()
     records = metrics(run_dir)
@@ -68,7 +68,7 @@ def test_a_small_random_network_learns_on_the_device_in_bfloat16(tmp_path):
     shape = '{"hidsize": 32, "heads": 2, "layers": 1, "memory": 8, "channels": [4, 4]}'
     given = [f"--policy.vpt={shape}", "--policy.vpt_model=", "--policy.vpt_weights=", "--rollout.mode=device"]
     few = ["--trainer.num_iterations=2", "--trainer.kl_reference_coef=0", "--rollout.fragment_length=8"]
-    program = Program("train", f"--run.dir={run_dir}", FLAGS, *SMALL, *given, *few, optimized=False)
+    program = Program("train", f"--run.dir={run_dir}", FLAGS, *SMALL, *given, *few)
     assert program.wait(240) == 0, program.stdout + program.stderr
     assert len(metrics(run_dir)) == 2
 

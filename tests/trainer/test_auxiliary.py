@@ -76,7 +76,7 @@ def test_demonstrated_actions_become_the_policys_own(policy, demonstrations):
     config = cloning(demonstrations, batch_size_per_device=8, length=6)
     losses = AuxiliaryLosses(config, 1)
     losses.check(SPEC)
-    state = initial_state(policy, config, 0)
+    state = initial_state(policy, config, jax.random.key(0))
     batch = stack_fragments(make_fragments(policy, state.params, 8))
     update = jax.jit(make_update(policy, config, make_mesh(config), losses))
     said = []

@@ -34,11 +34,11 @@ def make_state(policy, seed):
             else rng.normal(size=x.shape).astype(x.dtype)
         )
 
-    return jax.tree.map(filled, initial_state(policy, CONFIG, seed))
+    return jax.tree.map(filled, initial_state(policy, CONFIG, jax.random.key(seed)))
 
 
 def abstract(policy):
-    state = jax.eval_shape(lambda: initial_state(policy, CONFIG, 0))
+    state = jax.eval_shape(lambda: initial_state(policy, CONFIG, jax.random.key(0)))
     return sharding.with_sharding(state, sharding.replicated(sharding.make_mesh(TrainerConfig())))
 
 
@@ -141,7 +141,7 @@ checkpointer.close()
 
 def test_a_checkpoint_of_eight_devices_opens_on_one_and_on_two(tmp_path):
     for devices, what in ((8, "save"), (1, "restore"), (2, "restore")):
-        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
         command = [sys.executable, "-c", _ELSEWHERE, str(tmp_path / "checkpoints"), str(devices), what]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr

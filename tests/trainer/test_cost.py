@@ -63,7 +63,7 @@ def test_flop_of_convolutions_loops_and_branches():
 def test_flop_of_an_iteration(settings, passes):
     """A pass for the advantages, one forward and one for the kernel's gradient an epoch; of 8 x 4 products."""
     config = TrainerConfig(**{"batch_size_per_device": 8, "batches_per_iteration": 1, "context_length": 4, **settings})
-    state = jax.eval_shape(partial(initial_state, Matrix(), config, 0))
+    state = jax.eval_shape(partial(initial_state, Matrix(), config, jax.random.key(0)))
     batch = abstract_batch(Matrix(), SPEC, 8, 4)
     update = jax.jit(make_update(Matrix(), config, make_mesh(config)))
     cost = cost_of(update, update.lower(state, batch, Coefficients.abstract()).compile(), state, batch, config)

@@ -196,7 +196,7 @@ print(json.dumps([len(rows), rows, len(set(identities.tolist())), float(np.asarr
 
 
 def test_four_devices_play_worlds_of_their_own():
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
     done = subprocess.run(
         [sys.executable, "-c", _ON_FOUR], env=env, capture_output=True, text=True, timeout=200, check=False
     )

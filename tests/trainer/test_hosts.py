@@ -26,10 +26,7 @@ def free_port():
 def learn(out, num_processes, mesh="data:-1"):
     """Two devices in all; parameters of the newest version, metrics of three iterations, and finished iterations."""
     port = str(free_port())
-    environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(2 // num_processes),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    }  # fmt: skip
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(2 // num_processes)}
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", learning_host.__name__, str(out), str(num_processes), str(index), port, mesh],

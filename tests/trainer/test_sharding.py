@@ -41,7 +41,7 @@ def learn(mesh):
         batch_size_per_device=8 // sharding.batch_shards(mesh), batches_per_iteration=1, epochs_per_iteration=2,
         context_length=4, learning_rate=1e-3, entropy_bonus_coef=0.01, kl_reference_coef=0.1, weight_decay=0.01,
     )
-    begin = partial(initial_state, policy, config, 0)
+    begin = partial(initial_state, policy, config, jax.random.key(0))
     shardings = sharding.shardings(jax.eval_shape(begin), mesh, policy.tensor_rules())
     begin = jax.jit(begin, out_shardings=shardings).lower().compile()
     state = begin()
@@ -78,7 +78,7 @@ print(json.dumps({mesh: learn(mesh) for mesh in sys.argv[2:]}))
 
 
 def learnt(policy, *meshes):
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     command = [sys.executable, "-c", _LEARN, policy, SINGLE, *meshes]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ def policy():
 @pytest.fixture(scope="module")
 def state(policy):
     """After one iteration: statistics and optimiser are no longer empty."""
-    fresh = initial_state(policy, CONFIG, 0)
+    fresh = initial_state(policy, CONFIG, jax.random.key(0))
     batch = stack_fragments(make_fragments(policy, fresh.params, 8, seed=9))
     return jax.device_get(updated(policy, CONFIG)(fresh, batch, coefficients(CONFIG, 0, 1))[0])
 
@@ -235,7 +235,7 @@ def test_bfloat16_needs_no_scaler_to_skip_a_step():
     config = dataclasses.replace(CONFIG, batch_size_per_device=1, normalize_advantage_full_batch=False)
     batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_batch(policy, spec_of(shape), 2, LENGTH))
     batch.continues[:] = batch.terminated[:] = batch.truncated[:] = False
-    state, outcomes = jax.device_get(initial_state(policy, config, 0)), {}
+    state, outcomes = jax.device_get(initial_state(policy, config, jax.random.key(0))), {}
     for name, broken in (("whole", []), ("half", [1]), ("none", [0, 1])):
         batch.reward[:] = 1.0
         batch.reward[broken] = np.nan
@@ -409,7 +409,7 @@ def test_the_divergence_has_two_directions(policy, held, fragments):
 def test_a_state_without_reference_has_no_divergence_to_tell(policy, state, fragments):
     _, metrics = update(policy, CONFIG, state, stack_fragments(fragments))
     assert "loss/kl_reference" not in metrics
-    own = jax.jit(lambda: initial_state(policy, HELD, 0))()
+    own = jax.jit(lambda: initial_state(policy, HELD, jax.random.key(0)))()
     assert_same(own.reference, own.params, rtol=0)
 
 
@@ -429,7 +429,7 @@ spoil = sys.argv[1] == "spoil"
 mesh = sharding.make_mesh(CONFIG)
 config = dataclasses.replace(CONFIG, batch_size_per_device=8 // mesh.size, batches_per_iteration=1)
 policy = tiny_policy()
-state = jax.device_put(initial_state(policy, config, 0), sharding.replicated(mesh))
+state = jax.device_put(initial_state(policy, config, jax.random.key(0)), sharding.replicated(mesh))
 batch = stack_fragments(make_fragments(policy, jax.device_get(state.params), 8))
 if spoil:
     batch.reward[4, 3] = np.nan  # the first of its run: nothing before it depends on it
@@ -447,7 +447,7 @@ print(json.dumps([mesh.size, np.concatenate(leaves).tolist(), {k: float(v) for k
 
 
 def on_devices(devices, data):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
     done = subprocess.run(
         [sys.executable, "-c", _ON_DEVICES, data], env=env, capture_output=True, text=True, timeout=200, check=False
     )
