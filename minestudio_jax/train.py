@@ -27,11 +27,11 @@ def main(config: Config) -> int:
             raise ConfigError(str(error)) from error
         return 0
     from minestudio_jax.run.ray_cluster import check_reachable, expect_token
-    from minestudio_jax.run.run_directory import refuse_foreign
+    from minestudio_jax.run.run_directory import refuse_unusable
 
     expect_token(config)
     if config.trainer.launcher == "none":  # with several hosts another one may be about to make both
-        refuse_foreign(Path(config.run.dir))
+        refuse_unusable(Path(config.run.dir))
         check_reachable(config.run.ray_address)
     if config.trainer.launcher == "ray":
         from minestudio_jax.run.ray_launcher import launch

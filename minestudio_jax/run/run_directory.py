@@ -6,11 +6,13 @@ config.json, metrics.jsonl, episodes.jsonl, checkpoints/, versions/, logs/ and r
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,12 +23,33 @@ _MARK = "logs/mark"
 _MARK_DEADLINE_S = 20.0
 
 
-def refuse_foreign(path: Path) -> None:
+@contextlib.contextmanager
+def _unwritable_is_a_wrong_setting(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"run.dir={str(path)!r} cannot be written ({error.strerror}): name a directory of your own with --run.dir"
+        ) from error
+
+
+def _refuse_foreign(path: Path) -> None:
     """Raises ConfigError if a path is no directory, or holds what is not a run's."""
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run.dir={str(path)!r} is a file: name a directory")
     if path.is_dir() and any(path.iterdir()) and not (path / "run.lock").exists():
         raise ConfigError(f"run.dir={str(path)!r} holds files that are not a run's: name an empty or a new directory")
+
+
+def refuse_unusable(path: Path) -> None:
+    """Raises ConfigError if it can be told beforehand that a run cannot have this directory."""
+    with _unwritable_is_a_wrong_setting(path):
+        _refuse_foreign(path)
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 class RunDirectory:
@@ -40,18 +63,13 @@ class RunDirectory:
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.run.dir)
-        try:
+        with _unwritable_is_a_wrong_setting(self.path):
             if config.run.restart:
                 self._move_aside()
-            refuse_foreign(self.path)
+            _refuse_foreign(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
             self._lock = self._acquire_lock()
-        except OSError as error:
-            raise ConfigError(
-                f"run.dir={str(self.path)!r} cannot be written ({error.strerror}): "
-                "name a directory of your own with --run.dir"
-            ) from error
         self.changed_settings = self._write_config(config)
 
     @property
@@ -87,7 +105,7 @@ class RunDirectory:
     def _move_aside(self) -> None:
         if not self.path.exists():
             return
-        refuse_foreign(self.path)
+        _refuse_foreign(self.path)
         lock = self._acquire_lock()
         stamp = time.strftime("%Y%m%d-%H%M%S")
         aside = self.path.with_name(f"{self.path.name}.before-{stamp}")
