@@ -7,6 +7,8 @@ import pytest
 
 from tests.policies.vpt_golden import check_against_reference
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("name", ["vpt_tiny", "vpt_slim128"])
 def test_golden_io(golden, name):

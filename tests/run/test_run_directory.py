@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from minestudio_jax.config import Config, ConfigError, RunConfig, TrainerConfig
-from minestudio_jax.run.run_directory import RunDirectory, read_config
+from minestudio_jax.run.run_directory import RunDirectory, read_config, refuse_unusable
 
 
 def config_for(path, **run):
@@ -63,6 +63,16 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
         RunDirectory(config_for(tmp_path / "file" / "run"))
     with pytest.raises(ConfigError, match="is a file"):
         RunDirectory(config_for(tmp_path / "file"))
+
+
+def test_what_cannot_become_a_directory_is_refused_beforehand_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"run.dir='.*/file/deep/run' cannot be written .*--run.dir"):
+        refuse_unusable(tmp_path / "file" / "deep" / "run")
+    with pytest.raises(ConfigError, match=r"run.dir='.*/file' is a file: name a directory"):
+        refuse_unusable(tmp_path / "file")
+    refuse_unusable(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_reading_a_run_that_is_not_there(tmp_path):
