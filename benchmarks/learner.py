@@ -1,12 +1,13 @@
 """Trained frames per second of a whole iteration, advantages and epochs, beside the same in PyTorch.
 
-    python benchmarks/learner.py [--pytorch=INTERPRETER] [--networks=small,vpt] [--steps=64,256] [--compile]
+    python benchmarks/learner.py [--pytorch=INTERPRETER] [--networks=small,impala,vpt] [--steps=64,256] [--compile]
                                  [--devices=2]
 
-The small network is the quickstart's: 48x48 pixels, channels 8,16,16, memory of 128. An iteration of it learns from
-16 fragments in batches of 8, two epochs; one of VPT-1x from one fragment for each device, one epoch. With --devices the
-CPU is so many devices, and the batch is split over them. Contexts are 32 steps for VPT, the
-fragment for the small network. float32. FLOP are counted by `trainer.cost`, the ceiling is the best matrix
+The small network is the quickstart's: 48x48 pixels, channels 8,16,16, memory of 128; impala is the one that
+`policy.channels` and `policy.hidden_size` give by default, at 64x64 pixels: 16,32,32 and 256. An iteration of them
+learns from 16 fragments in batches of 8, two epochs; one of VPT-1x from one fragment for each device, one epoch. With
+--devices the CPU is so many devices, and the batch is split over them. Contexts are 32 steps for VPT, the fragment for
+the others. float32. FLOP are counted by `trainer.cost`, the ceiling is the best matrix
 product of the run. With --pytorch the same update runs in eager PyTorch (`benchmarks/learner_pytorch.py`), and with
 --compile in torch.compile too, each in a process of its own, in turns with ours.
 """
@@ -26,7 +27,6 @@ import jax
 import numpy as np
 
 from minestudio_jax.config import TrainerConfig
-from minestudio_jax.envs import actions
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Policy
@@ -39,7 +39,8 @@ from minestudio_jax.trainer.sharding import along_batch, make_mesh, replicated
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 
-CHANNELS, HIDDEN, SIZE, ARMS = (8, 16, 16), 128, 48, 12
+IMPALAS = {"small": (48, (8, 16, 16), 128), "impala": (64, (16, 32, 32), 256)}  # pixels, channels, memory
+ARMS = 12
 
 
 def random_batch(policy: Policy, spec: EnvironmentSpec, fragments: int, steps: int) -> FragmentBatch:
@@ -82,7 +83,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="small,vpt")
+    parser.add_argument("--networks", default="small,impala,vpt")
     parser.add_argument("--steps", default="64,256", help="T, steps of a fragment")
     parser.add_argument("--pytorch", default="", help="an interpreter with PyTorch")
     parser.add_argument("--compile", action="store_true", help="torch.compile, besides eager PyTorch")
@@ -95,18 +96,21 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}, {time.strftime('%Y-%m-%d')}, matrix product {top / 1e9:,.0f} GFLOP/s")
     for network in arguments.networks.split(","):
         for steps in map(int, arguments.steps.split(",")):
-            small = network == "small"
-            fragments, batch, epochs, context = (16, 8, 2, steps) if small else (devices, devices, 1, 32)
+            fragments, batch, epochs, context = (devices, devices, 1, 32) if network == "vpt" else (16, 8, 2, steps)
             config = TrainerConfig(
                 batch_size_per_device=batch // devices, batches_per_iteration=fragments // batch,
                 epochs_per_iteration=epochs, context_length=context, learning_rate=1e-5, entropy_bonus_coef=0.01,
                 discount=0.97,
             )  # fmt: skip
-            shape = VPTShape()
-            spec = spec_of(shape)
-            if small:
-                spec = EnvironmentSpec({"image": ArraySpec((SIZE, SIZE, 3), "uint8")}, {"choice": ARMS})
-            policy = ImpalaPolicy(spec, CHANNELS, HIDDEN) if small else VPTPolicy(spec, shape)
+            policy: Policy
+            size, channels, hidden = 128, (0, 0, 0), 0  # VPT has its own
+            if network == "vpt":
+                spec = spec_of(VPTShape())
+                policy = VPTPolicy(spec, VPTShape())
+            else:
+                size, channels, hidden = IMPALAS[network]
+                spec = EnvironmentSpec({"image": ArraySpec((size, size, 3), "uint8")}, {"choice": ARMS})
+                policy = ImpalaPolicy(spec, channels, hidden)
             took, cost = measure(policy, spec, config, fragments, steps, arguments.repeats)
             frames = fragments * steps
             print(
@@ -116,8 +120,8 @@ def main() -> None:
             )
             job = {
                 "network": network, "fragments": fragments, "steps": steps, "batch": batch, "epochs": epochs,
-                "context": context, "discount": 0.97, "size": SIZE if small else 128, "channels": CHANNELS,
-                "hidden": HIDDEN, "heads": {"choice": ARMS} if small else actions.VPT_ACTION_SPEC,
+                "context": context, "discount": 0.97, "size": size, "channels": channels, "hidden": hidden,
+                "heads": dict(spec.action),
                 "repeats": arguments.repeats,
             }  # fmt: skip
             for compiled in (False, True)[: 1 + arguments.compile] if arguments.pytorch else ():

@@ -211,7 +211,7 @@ def iterate(network: Any, initial: Any, optimizer: Any, data: dict[str, Any], s:
 def main(s: dict[str, Any]) -> None:
     torch.manual_seed(0)
     heads, size = s["heads"], s["size"]
-    network = Small(size, s["channels"], s["hidden"], heads) if s["network"] == "small" else VPT(1, heads)
+    network = VPT(1, heads) if s["network"] == "vpt" else Small(size, s["channels"], s["hidden"], heads)
     network = network.to(memory_format=torch.channels_last)
     initial = network.initial
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
