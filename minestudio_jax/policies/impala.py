@@ -20,7 +20,7 @@ from minestudio_jax.policies.policy import PolicyState
 from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
-_IMAGES_FOR_CACHES = 16
+_IMAGES_FOR_CACHES = 32
 
 
 class Convolution(nnx.Module):
@@ -131,19 +131,17 @@ class ImpalaNetwork(nnx.Module):
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         """uint8 [B, T, H, W, C], bool [B, T], float32 [B, S] -> log-probabilities, value [B, T], memory."""
         batch, steps = first.shape
-        images = image.reshape(batch * steps, *image.shape[2:])
-        x = in_groups(self._encode, images, self.images_at_a_time, recompute=True)
-        x = nnx.relu(self.norm(self.embedding(x)))
+        x = in_groups(self._encode, image.reshape(batch * steps, *image.shape[2:]), self.images_at_a_time)
         x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
         logits = {name: nnx.log_softmax(head(x)) for name, head in self.action_heads.items()}
         return logits, self.value_head(x)[..., 0], memory
 
     def _encode(self, image: jax.Array) -> jax.Array:
-        """uint8 [N, H, W, C] -> [N, features]."""
+        """uint8 [N, H, W, C] -> [N, S]."""
         x = image.astype(jnp.float32) / 255
         for i in range(self.num_stacks):
             x = getattr(self, f"stack_{i}")(x)
-        return nnx.relu(x).reshape(x.shape[0], -1)
+        return nnx.relu(self.norm(self.embedding(nnx.relu(x).reshape(x.shape[0], -1))))
 
 
 class ImpalaPolicy(NetworkPolicy):
