@@ -212,7 +212,8 @@ class WorkerFleet:
                 elif reason := self._overdue(member):
                     (died if member.answered else never_there).append((member, reason))
             except ray.exceptions.RayActorError as error:
-                died.append((member, str(error)))
+                ran = member.answered or not _went_with_its_node(error)
+                (died if ran else never_there).append((member, str(error)))
         if died and stopping():
             return
         for member, reason in died:
@@ -424,6 +425,11 @@ class WorkerFleet:
             del self._members[member.worker_id]
             self._gone = _sum(self._gone, member.sender)
         give_back(member.place)
+
+
+def _went_with_its_node(error: ray.exceptions.RayActorError) -> bool:
+    """Whether Ray had placed an actor on a node that is gone, which it does until it notices."""
+    return "its node has died" in str(error)  # Ray hands the reason on as text only
 
 
 def _sum(a: SenderCounters, b: SenderCounters) -> SenderCounters:
