@@ -102,8 +102,7 @@ class Chaos:
 def chaos(tmp_path_factory) -> Iterator[Chaos]:
     run = Chaos(tmp_path_factory.mktemp("chaos"))
     yield run
-    if run.program.process.poll() is None:
-        run.program.kill()
+    run.program.end()
 
 
 def test_environments_that_are_killed_are_started_again(chaos):
@@ -227,8 +226,7 @@ def test_a_full_object_store_stops_nothing(tmp_path):
         assert program.wait(60) == 0, program.stdout + program.stderr
         program.assert_nothing_left()
     finally:
-        if program.process.poll() is None:
-            program.kill()
+        program.end()
     assert all(line.endswith(" ") for line in (run_dir / "verified").read_text().splitlines())
 
 

@@ -79,7 +79,7 @@ def run(tmp_path_factory) -> Iterator[ClusterRun]:
         for node in nodes:
             node.wait_until_there()
         run = ClusterRun(tmp_path_factory.mktemp("cluster"), cluster, nodes)
-        cleanup.callback(lambda: run.program.process.poll() is None and run.program.kill())
+        cleanup.callback(run.program.end)
         wait_for_iteration(run.program, run.run_dir, 3, timeout_s=240.0)
         # By then there are fragments of both in the buffer, of which half are not sampled before the next ones come.
         assert wait_until(lambda: min(run.episodes(0), run.episodes(1)) > 20, WITHIN_S)

@@ -91,6 +91,12 @@ class Program:
         """SIGKILLs its process group, as an operator would."""
         os.killpg(self.process.pid, signal.SIGKILL)
 
+    def end(self) -> None:
+        """Kills it if it still runs, as tests must that failed halfway, and lets go of it."""
+        if self.process.poll() is None:
+            self.kill()
+            self.process.communicate()
+
     def alive(self) -> dict[int, str]:
         """pid -> command line of every living process that descends from it."""
         found = {}
