@@ -55,6 +55,16 @@ def test_flop_of_convolutions_loops_and_branches():
     assert flop_of(jaxpr.jaxpr) == convolution + 4 * product + product
 
 
+@pytest.mark.parametrize("channels", [4, 32])
+def test_flop_of_a_convolution_are_those_of_the_plain_one_however_a_cpu_computes_it(channels):
+    x = jax.ShapeDtypeStruct((2, 8, 8, channels), np.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), np.float32)
+    plain = 2 * (2 * 8 * 8) * 9 * channels**2
+    assert flop_of(jax.make_jaxpr(convolve_3x3)(x, kernel).jaxpr) == plain
+    gradients = jax.grad(lambda x, kernel: convolve_3x3(x, kernel).sum(), argnums=(0, 1))
+    assert flop_of(jax.make_jaxpr(gradients)(x, kernel).jaxpr) == 3 * plain
+
+
 @pytest.mark.parametrize(
     ("settings", "passes"),
     [({}, 1 + 2), ({"epochs_per_iteration": 3}, 1 + 3 * 2), ({"context_length": 2}, 1 + 2),
