@@ -7,9 +7,9 @@ The small network is the quickstart's: 48x48 pixels, channels 8,16,16, memory of
 `policy.channels` and `policy.hidden_size` give by default, at 64x64 pixels: 16,32,32 and 256. An iteration of them
 learns from 16 fragments in batches of 8, two epochs; one of VPT-1x from one fragment for each device, one epoch. With
 --devices the CPU is so many devices, and the batch is split over them. Contexts are 32 steps for VPT, the fragment for
-the others. float32. FLOP are counted by `trainer.cost`, the ceiling is the best matrix
-product of the run. With --pytorch the same update runs in eager PyTorch (`benchmarks/learner_pytorch.py`), and with
---compile in torch.compile too, each in a process of its own, in turns with ours.
+the others. float32. FLOP are counted by `trainer.cost`, the ceiling is the best matrix product of the run. With
+--pytorch the same update runs in eager PyTorch (`benchmarks/learner_pytorch.py`), and with --compile in torch.compile
+too, each in a process of its own, in turns with ours.
 """
 
 from __future__ import annotations
@@ -90,11 +90,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed iterations of each")
     parser.add_argument("--devices", type=int, default=1, help="that the CPU is to JAX")
     arguments = parser.parse_args()
+    networks = arguments.networks.split(",")
+    if unknown := set(networks) - {*IMPALAS, "vpt"}:
+        parser.error(f"--networks={arguments.networks}: {', '.join(sorted(unknown))} is none of small, impala and vpt")
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     devices = arguments.devices
     top = peak_flops("float32")
     print(f"{jax.devices()[0].device_kind}, {time.strftime('%Y-%m-%d')}, matrix product {top / 1e9:,.0f} GFLOP/s")
-    for network in arguments.networks.split(","):
+    for network in networks:
         for steps in map(int, arguments.steps.split(",")):
             fragments, batch, epochs, context = (devices, devices, 1, 32) if network == "vpt" else (16, 8, 2, steps)
             config = TrainerConfig(
@@ -103,12 +106,13 @@ def main() -> None:
                 discount=0.97,
             )  # fmt: skip
             policy: Policy
-            size, channels, hidden = 128, (0, 0, 0), 0  # VPT has its own
+            shape: dict[str, Any] = {}
             if network == "vpt":
                 spec = spec_of(VPTShape())
                 policy = VPTPolicy(spec, VPTShape())
             else:
                 size, channels, hidden = IMPALAS[network]
+                shape = {"channels": channels, "hidden": hidden}
                 spec = EnvironmentSpec({"image": ArraySpec((size, size, 3), "uint8")}, {"choice": ARMS})
                 policy = ImpalaPolicy(spec, channels, hidden)
             took, cost = measure(policy, spec, config, fragments, steps, arguments.repeats)
@@ -120,9 +124,8 @@ def main() -> None:
             )
             job = {
                 "network": network, "fragments": fragments, "steps": steps, "batch": batch, "epochs": epochs,
-                "context": context, "discount": 0.97, "size": size, "channels": channels, "hidden": hidden,
-                "heads": dict(spec.action),
-                "repeats": arguments.repeats,
+                "context": context, "discount": 0.97, "size": spec.observation["image"].shape[0],
+                "heads": dict(spec.action), "repeats": arguments.repeats, **shape,
             }  # fmt: skip
             for compiled in (False, True)[: 1 + arguments.compile] if arguments.pytorch else ():
                 program = str(Path(__file__).with_name("learner_pytorch.py"))
