@@ -11,7 +11,7 @@ from jax import lax
 from minestudio_jax.policies import winograd
 
 _FEW_INPUTS, _FEW_OUTPUTS = 8, 16  # channels, up to which pairs of pixels pay
-_ENOUGH_INPUTS = 32  # channels, from which Winograd's tiles pay
+ENOUGH_FOR_TILES = 32  # input channels, from which Winograd's tiles pay
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
@@ -46,7 +46,7 @@ def _convolve_on_cpu(x: jax.Array, kernel: jax.Array, precision: lax.Precision |
 def _in_tiles(x: jax.Array) -> bool:
     """Whether Winograd's convolution pays: with enough channels, and if no tile reaches over the edge."""
     _, height, width, inputs = x.shape
-    return inputs >= _ENOUGH_INPUTS and x.dtype != jnp.bfloat16 and height % 4 == 0 and width % 4 == 0
+    return inputs >= ENOUGH_FOR_TILES and x.dtype != jnp.bfloat16 and height % 4 == 0 and width % 4 == 0
 
 
 def _shifted(x: jax.Array, axis: int, by: int) -> jax.Array:

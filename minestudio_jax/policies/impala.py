@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.policies.convolution import convolve_3x3
+from minestudio_jax.policies.convolution import ENOUGH_FOR_TILES, convolve_3x3
 from minestudio_jax.policies.grouping import in_groups
 from minestudio_jax.policies.network_policy import NetworkPolicy
 from minestudio_jax.policies.policy import PolicyState
@@ -21,6 +21,7 @@ from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
 _IMAGES_FOR_CACHES = 32
+_IMAGES_COMPUTED_AGAIN = 16
 
 
 class Convolution(nnx.Module):
@@ -49,13 +50,14 @@ class ResidualBlock(nnx.Module):
 class ImpalaStack(nnx.Module):
     """Convolution, 3x3 max-pooling with stride 2, two residual blocks: [N, H, W, I] -> [N, H/2, W/2, O]."""
 
-    def __init__(self, inputs: int, channels: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, inputs: int, channels: int, stepwise_pooling: bool, rngs: nnx.Rngs) -> None:
+        self.stepwise_pooling = stepwise_pooling
         self.convolution = Convolution(inputs, channels, rngs)
         self.block_0 = ResidualBlock(channels, rngs)
         self.block_1 = ResidualBlock(channels, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = max_pool_3x3(self.convolution(x))
+        x = max_pool_3x3(self.convolution(x), self.stepwise_pooling)
         return self.block_1(self.block_0(x))
 
 
@@ -104,13 +106,14 @@ class ImpalaNetwork(nnx.Module):
         channels: Sequence[int],
         hidden_size: int,
         images_at_a_time: int,
+        recompute: bool,
         rngs: nnx.Rngs,
     ) -> None:
-        self.images_at_a_time = images_at_a_time
+        self.images_at_a_time, self.recompute = images_at_a_time, recompute
         height, width, depth = image_shape
         self.num_stacks = len(channels)
         for i, outputs in enumerate(channels):
-            setattr(self, f"stack_{i}", ImpalaStack(depth, outputs, rngs))
+            setattr(self, f"stack_{i}", ImpalaStack(depth, outputs, recompute, rngs))
             height, width, depth = -(-height // 2), -(-width // 2), outputs
         self.embedding = nnx.Linear(height * width * depth, hidden_size, rngs=rngs)
         # Residual sums grow with depth and training; without this they saturate the memory's gates.
@@ -131,13 +134,14 @@ class ImpalaNetwork(nnx.Module):
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         """uint8 [B, T, H, W, C], bool [B, T], float32 [B, S] -> log-probabilities, value [B, T], memory."""
         batch, steps = first.shape
-        x = in_groups(self._encode, image.reshape(batch * steps, *image.shape[2:]), self.images_at_a_time)
+        images = image.reshape(batch * steps, *image.shape[2:])
+        x = in_groups(self._encode, images, self.images_at_a_time, self.recompute)
         x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
         logits = {name: nnx.log_softmax(head(x)) for name, head in self.action_heads.items()}
         return logits, self.value_head(x)[..., 0], memory
 
     def _encode(self, image: jax.Array) -> jax.Array:
-        """uint8 [N, H, W, C] -> [N, S]."""
+        """uint8 [N, H, W, C] -> float32 [N, S]."""
         x = image.astype(jnp.float32) / 255
         for i in range(self.num_stacks):
             x = getattr(self, f"stack_{i}")(x)
@@ -173,10 +177,12 @@ class ImpalaPolicy(NetworkPolicy):
             )
         self._hidden_size = hidden_size
         # What a CPU gains by its caches an accelerator would lose.
-        at_a_time = _IMAGES_FOR_CACHES if jax.default_backend() == "cpu" else 0
+        on_cpu = jax.default_backend() == "cpu"
+        recompute = on_cpu and max(channels, default=0) >= ENOUGH_FOR_TILES
+        at_a_time = (_IMAGES_COMPUTED_AGAIN if recompute else _IMAGES_FOR_CACHES) if on_cpu else 0
 
         def build(rngs: nnx.Rngs) -> ImpalaNetwork:
-            return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, at_a_time, rngs)
+            return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, at_a_time, recompute, rngs)
 
         super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
 
