@@ -80,9 +80,11 @@ def bare_act(config: Config, size: int, batch: int, seconds: float) -> float:
 
 
 class Rollout:
-    """One worker with its environments, acting until it is closed."""
+    """Workers with their environments and a Ray of their own, acting until it is closed."""
 
     def __init__(self, config: Config, folder: Path) -> None:
+        # What workers reserved goes with their Ray.
+        ray_cluster.start_ray(config)
         self.clocks = folder / "clocks"
         self.clocks.mkdir()
         options = {**config.env.options, "clock_dir": str(self.clocks)}
@@ -111,6 +113,7 @@ class Rollout:
 
     def close(self) -> None:
         self._manager.close(20.0)
+        ray_cluster.stop_ray()
 
 
 def keeping(policy: str, step_ms: float, envs: int, workers: int, seconds: float) -> None:
@@ -168,18 +171,14 @@ def main() -> None:
     parser.add_argument("--idle", action="store_true", help="only the processor time of waiting")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    ray_cluster.start_ray(settings(SIZES["small"], 1))
-    print(f"{psutil.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
-    try:
-        if arguments.idle:
-            idle(arguments.seconds)
-            return
-        for policy in arguments.policies.split(","):
-            for step_ms in map(float, arguments.step_ms.split(",")):
-                for envs in map(int, arguments.envs.split(",")):
-                    keeping(policy, step_ms, envs, arguments.workers, arguments.seconds)
-    finally:
-        ray_cluster.stop_ray()
+    print(f"{psutil.cpu_count()} cores, {time.strftime('%Y-%m-%d')}", flush=True)
+    if arguments.idle:
+        idle(arguments.seconds)
+        return
+    for policy in arguments.policies.split(","):
+        for step_ms in map(float, arguments.step_ms.split(",")):
+            for envs in map(int, arguments.envs.split(",")):
+                keeping(policy, step_ms, envs, arguments.workers, arguments.seconds)
 
 
 if __name__ == "__main__":
