@@ -47,6 +47,7 @@ inference = Inference(
     policy, pool.spec, pool.num_envs, config.rollout.inference_batch_size, 0, always_full=pool.lockstep
 )
 params = inference.prepared(jax.jit(policy.init)(jax.random.key(0)))
+inference.compile(params)
 
 def play(until):
     steps = 0
