@@ -27,7 +27,7 @@ SLOW = (
     '--env.options={"step_s": 0.04, "height": 48, "width": 48}',
 )
 SETTINGS: dict[str, tuple[str, ...]] = {"embedded": (QUICKSTART,), "25 frames/s": (QUICKSTART, *SLOW)}
-START_UP_S = 180.0
+START_UP_S, END_S = 180.0, 120.0
 SETTLING_ITERATIONS = 3  # not counted: caches fill, the first fragments are collected
 
 # Runs in a process of its own, so that nothing of one measurement is left in the next.
@@ -80,6 +80,7 @@ def pipeline(arguments: tuple[str, ...], seconds: float) -> list[dict[str, float
 
     Raises:
       TimeoutError: it had not settled within START_UP_S.
+      TimeoutExpired: it did not end within END_S.
     """
 
     def records() -> list[dict[str, float]]:
@@ -90,17 +91,21 @@ def pipeline(arguments: tuple[str, ...], seconds: float) -> list[dict[str, float
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "minestudio_jax.train", *arguments, f"--run.dir={run}"]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as program:
-            try:
-                give_up = time.monotonic() + START_UP_S
-                while not records():
-                    if program.poll() is not None or time.monotonic() > give_up:
-                        raise TimeoutError(f"no iteration after {SETTLING_ITERATIONS} within {START_UP_S:g} s")
-                    time.sleep(0.5)
-                time.sleep(seconds)
-            finally:
-                program.terminate()
-        return records()  # the program has ended
+        program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            give_up = time.monotonic() + START_UP_S
+            while not records():
+                if program.poll() is not None or time.monotonic() > give_up:
+                    raise TimeoutError(
+                        f"no iteration after {SETTLING_ITERATIONS} within {START_UP_S:g} s: try the command by itself, "
+                        f"{' '.join(command)}"
+                    )
+                time.sleep(0.5)
+            time.sleep(seconds)
+        finally:
+            program.terminate()
+            program.wait(END_S)
+        return records()
 
 
 def shares(records: list[dict[str, float]], prefix: str) -> str:

@@ -46,7 +46,6 @@ _LONG_FILES = (
     "chaos/test_chaos.py",
     "chaos/test_node_death.py",
     "trainer/test_sharding.py",
-    "chaos/test_node_death.py",
     "trainer/test_ppo_trainer.py",
     "envs/voxel/test_world.py",
     "rollout/test_rollout_manager.py",
