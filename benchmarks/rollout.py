@@ -90,7 +90,7 @@ class Rollout:
         options = {**config.env.options, "clock_dir": str(self.clocks)}
         config = dataclasses.replace(config, env=dataclasses.replace(config.env, options=options))
         self._manager = RolloutManager(config, uuid.uuid4().hex, folder, threading.Event())
-        spec = self._manager.wait_until_started(300.0)
+        spec = self._manager.wait_until_started()
         assert spec is not None
         params = jax.jit(make_policy(config, spec).init)(jax.random.key(0))
         self._manager.watch(lambda worker_id, report: None)

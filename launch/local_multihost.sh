@@ -2,7 +2,8 @@
 # Runs one trainer as several processes of this machine, each with CPU devices of its own: what several hosts would do, to
 # try it. They share a private Ray, and all ends together.
 #
-#   launch/local_multihost.sh --hosts=2 --devices=2 -- --flagfile=configs/quickstart.flags --run.dir=runs/two_hosts
+#   launch/local_multihost.sh --hosts=2 --devices=2 -- \
+#       --flagfile=configs/quickstart.flags --replay.max_chunks=0 --run.dir=runs/two_hosts
 #
 #   --hosts=N            processes, each in the place of a learner host (default 2)
 #   --devices=N          CPU devices of each (default 1)

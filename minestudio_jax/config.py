@@ -66,7 +66,12 @@ class RunConfig:
         "one and a half times replay.max_gib if that is set, Ray's own choice otherwise.",
         lower=0,
     )
-    start_deadline_s: float = _setting(180.0, "Seconds that Ray and the rollout workers may take to start.", lower=1)
+    start_deadline_s: float = _setting(
+        180.0,
+        "Seconds that Ray may take to start, and the rollout workers; for the first environment in a process of its "
+        "own come env.start_deadline_s and env.reset_deadline_s on top, twice, as one may fail.",
+        lower=1,
+    )
     stall_deadline_s: float = _setting(
         600.0, "Seconds without a batch of experience after which the run fails with a diagnosis.", lower=1
     )
@@ -258,7 +263,12 @@ class PublishConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    max_chunks: int = _setting(64, "Capacity, chunks of replay.fragments_per_chunk fragments.", lower=1)
+    max_chunks: int = _setting(
+        0,
+        "Capacity, chunks of replay.fragments_per_chunk fragments; 0: two iterations' worth for each of their "
+        "replay.max_reuse uses, however many devices there are.",
+        lower=0,
+    )
     fragments_per_chunk: int = _setting(
         1, "Consecutive fragments of one environment that are sampled together.", lower=1
     )
@@ -421,7 +431,10 @@ class TrainerConfig:
     )
     zero_initial_vf: bool = _setting(True, "The value head of a new run starts at 0, and its statistics anew.")
     vf_warmup: int = _setting(
-        0, "First iterations that train only the value head's loss and publish no new policy.", lower=0
+        0,
+        "First iterations that train only the value head. Workers get it, as they judge with it what a time limit cut "
+        "off, and act as before.",
+        lower=0,
     )
     save_interval: int = _setting(20, "Iterations between checkpoints; one more is written at the end.", lower=1)
     keep_interval: int = _setting(200, "Checkpoints of iterations divisible by this are kept for ever.", lower=1)
@@ -508,6 +521,12 @@ def num_processes(trainer: TrainerConfig) -> int:
 def num_environments(config: Config) -> int:
     """Environments of the whole run."""
     return config.rollout.num_envs * (config.rollout.num_rollout_workers if config.rollout.mode == "ray" else 1)
+
+
+def environments_deadline_s(config: Config) -> float:
+    """Seconds within which the first environment must be there; see run.start_deadline_s."""
+    env = config.env
+    return config.run.start_deadline_s + (2 * (env.start_deadline_s + env.reset_deadline_s) if env.factory else 0.0)
 
 
 def factory_path(env: EnvConfig) -> str:

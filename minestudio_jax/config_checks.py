@@ -303,10 +303,11 @@ def validate(config: Config) -> None:
             f"an iteration's {per_device} fragments (trainer.batch_size_per_device x batches_per_iteration) do "
             f"not divide into chunks of replay.fragments_per_chunk={replay.fragments_per_chunk}: change either"
         )
-    if buffered and per_device > replay.max_chunks * replay.fragments_per_chunk:
+    if buffered and 0 < replay.max_chunks * replay.fragments_per_chunk < per_device:
+        least = -(-per_device // replay.fragments_per_chunk)
         faults.append(
             f"replay.max_chunks={replay.max_chunks} chunks of {replay.fragments_per_chunk} cannot hold one "
-            f"iteration's {per_device} fragments: raise it to at least {-(-per_device // replay.fragments_per_chunk)}"
+            f"iteration's {per_device} fragments: raise it to at least {least}, or 0 makes the buffer large enough"
         )
     if buffered:
         faults.extend(_replay_faults(replay, trainer))

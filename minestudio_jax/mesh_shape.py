@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from minestudio_jax.config import ConfigError, TrainerConfig
+from minestudio_jax.config import Config, ConfigError, ReplayConfig, TrainerConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -72,3 +73,22 @@ def fragments_per_iteration(config: TrainerConfig, num_devices: int) -> int:
       ConfigError: see `mesh_shape`.
     """
     return config.batch_size_per_device * batch_shards(config, num_devices) * config.batches_per_iteration
+
+
+def sized_replay(config: Config, num_devices: int) -> ReplayConfig:
+    """config.replay with a capacity in chunks, where `max_chunks` leaves it to the size of an iteration.
+
+    Raises:
+      ConfigError: see `mesh_shape`; or an iteration does not fit into the capacity that is set.
+    """
+    replay, needed = config.replay, fragments_per_iteration(config.trainer, num_devices)
+    if not replay.max_chunks:
+        return replace(replay, max_chunks=2 * replay.max_reuse * -(-needed // replay.fragments_per_chunk))
+    capacity = replay.max_chunks * replay.fragments_per_chunk
+    if needed > capacity:
+        raise ConfigError(
+            f"an iteration on {num_devices} devices takes {needed} fragments, replay.max_chunks={replay.max_chunks} "
+            f"chunks of {replay.fragments_per_chunk} hold {capacity}: raise replay.max_chunks, or 0 makes the buffer "
+            "large enough"
+        )
+    return replay

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from minestudio_jax.config import Config, ConfigError, TrainerConfig
+from minestudio_jax.config import Config, ConfigError, ReplayConfig, TrainerConfig
 from minestudio_jax.config_checks import validate
-from minestudio_jax.mesh_shape import fragments_per_iteration, mesh_shape
+from minestudio_jax.mesh_shape import fragments_per_iteration, mesh_shape, sized_replay
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,14 @@ def test_devices_that_share_a_matrix_share_a_batch():
     assert fragments_per_iteration(config, 8) == 48
     split = dataclasses.replace(config, mesh="data:-1,fsdp:2,tensor:2")
     assert fragments_per_iteration(split, 8) == 24
+
+
+def test_the_replay_buffer_grows_with_the_devices_unless_it_is_told_its_size():
+    trainer = TrainerConfig(batch_size_per_device=3, batches_per_iteration=2)
+    for devices, reuse, of_each, chunks in ((1, 1, 1, 12), (8, 1, 1, 96), (8, 2, 1, 192), (2, 1, 5, 6)):
+        replay = ReplayConfig(max_reuse=reuse, fragments_per_chunk=of_each)
+        assert sized_replay(Config(trainer=trainer, replay=replay), devices).max_chunks == chunks
+    told = Config(trainer=trainer, replay=ReplayConfig(max_chunks=12))
+    assert sized_replay(told, 2) == told.replay
+    with pytest.raises(ConfigError, match=r"on 3 devices takes 18 fragments, replay.max_chunks=12 .* 0 makes"):
+        sized_replay(told, 3)

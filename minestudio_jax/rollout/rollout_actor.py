@@ -24,7 +24,7 @@ from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersi
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
 _ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environments
-MAX_CALLS = 16  # none may wait for another: `spec`, `stop` and `drain` take their time
+MAX_CALLS = 16  # none may wait for another: `permit`, `stop` and `drain` take their time
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class ActorReport:
 
     Attributes:
       state: "starting" its environments, "acting" or "draining".
+      spec: of its environments; None while it starts.
       worker: since the last report; None while it starts.
       sender: since the start of the worker.
       warnings: since the last report, sentences for the run's log.
     """
 
     state: str
+    spec: EnvironmentSpec | None
     worker: WorkerReport | None
     sender: SenderCounters
     warnings: list[str] = field(default_factory=list)
@@ -82,17 +84,6 @@ class RolloutActor:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
-
-    def spec(self) -> EnvironmentSpec:
-        """Of its environments, once they have started.
-
-        Raises:
-          Exception: they could not be started.
-        """
-        self._started.wait()
-        self._raise_error()
-        assert self._spec is not None
-        return self._spec
 
     def load_policy(self, version: int, where: Path | PackedVersion) -> None:
         """Takes note of a published version, to be read beside the acting and used from the batch after."""
@@ -145,7 +136,7 @@ class RolloutActor:
         started = self._started.is_set() and self._worker is not None
         state = "draining" if self._drain_until else "acting" if started else "starting"
         worker = self._worker.report() if started and self._worker is not None else None
-        return ActorReport(state, worker, self._sender.counters, warnings)
+        return ActorReport(state, self._spec, worker, self._sender.counters, warnings)
 
     def _run(self) -> None:
         """The environments' whole life: everything that they are asked comes from this thread."""

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-import ray.exceptions
 
-from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config import Config, ConfigError, environments_deadline_s
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_reading import read_fragments
@@ -19,11 +18,13 @@ from minestudio_jax.rollout.placement import room
 from minestudio_jax.rollout.policy_loading import PackedVersion
 from minestudio_jax.rollout.replay_buffer import Entry, Lease, ReplayCounters
 from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
+from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.rollout.worker_fleet import OnReport, WorkerFleet, WorkerStatus
 
 __all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"]
 
 _POLL_S = 0.5  # between two looks at every worker
+_LOOK_S = 0.05  # between two looks whether the first environment is there
 SIGNAL_GRACE_S = 1.0
 
 
@@ -70,9 +71,9 @@ class Lent:
 class RolloutManager:
     """Starts, feeds, watches and stops the rollout workers and the replay buffer. Ray must have been initialised.
 
-    Workers that die or hang are restarted with the newest policy, `rollout.max_worker_restarts` times in all, and so
-    is the buffer, `replay.max_restarts` times. A worker whose code raises is not: that is a fault of the settings, and
-    the run fails with its traceback.
+    Workers that die or hang, from the beginning on, are restarted with the newest policy, `rollout.max_worker_restarts`
+    times in all, and so is the buffer, `replay.max_restarts` times. A worker whose code raises is not: that is a fault
+    of the settings, and the run fails with its traceback.
 
     Args:
       config: the run's settings.
@@ -85,49 +86,57 @@ class RolloutManager:
         self._config, self._session_id, self._run_stops = config, session_id, run_stops
         self._error: BaseException | None = None
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._on_report: OnReport = lambda worker_id, report: None
+        self._reporting = threading.Lock()
+        self._untold: list[tuple[int, WorkerReport]] = []
+        self._on_report: OnReport = lambda worker_id, report: self._untold.append((worker_id, report))
         self.published_version = 0
         self._replay = ReplayService(config, session_id)
         self._fleet = WorkerFleet(config, session_id, log_dir, self._replay.handle)
+        self._thread = threading.Thread(target=self._watch, name="rollout-manager", daemon=True)
+        self._thread.start()
 
-    def wait_until_started(self, deadline_s: float) -> EnvironmentSpec | None:
-        """Waits for every worker's environments, `deadline_s` at most.
+    def wait_until_started(self) -> EnvironmentSpec | None:
+        """Waits for the first environment, and for no other: the rest of the workers go on starting.
 
         Returns:
           The environments' spec, the same for all; None if the run was told to stop.
         Raises:
-          RolloutFailure: a worker failed, or Ray could not place it, or they differ.
+          RolloutFailure: a worker failed, none got a process within run.start_deadline_s, or none of the environments
+            was there in time.
         """
-        asked = self._fleet.specs()
-        waiting, ended = list(asked), time.monotonic() + deadline_s
-        while waiting:
-            if self._run_stops.is_set():
+        began, limit_s = time.monotonic(), environments_deadline_s(self._config)
+        run, env = self._config.run, self._config.env
+        while self._fleet.spec is None:
+            self.raise_error()
+            if self._run_stops.wait(_LOOK_S):
                 return None
-            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S)
-            if waiting and time.monotonic() > ended:
+            waited_s = time.monotonic() - began
+            if waited_s > run.start_deadline_s and not self._fleet.placed:
                 raise RolloutFailure(
-                    f"{len(waiting)} of {len(asked)} rollout workers were not ready within run.start_deadline_s="
-                    f"{self._config.run.start_deadline_s:g}, {room(self._config.rollout, len(asked))}"
+                    f"none of {self._fleet.target} rollout workers had a process within run.start_deadline_s="
+                    f"{run.start_deadline_s:g}, {room(self._config.rollout, self._fleet.target)}"
                 )
-        try:
-            specs: Sequence[EnvironmentSpec] = ray.get(asked)
-        except ray.exceptions.RayError as error:
-            raise RolloutFailure(f"a rollout worker could not start its environments: {_reason(error)}") from error
-        if any(spec != specs[0] for spec in specs):
-            raise RolloutFailure(f"the rollout workers' environments differ: {specs}")
-        return specs[0]
+            if waited_s > limit_s:
+                settings = f"run.start_deadline_s={run.start_deadline_s:g}"
+                if env.factory:
+                    settings += (
+                        f" and twice env.start_deadline_s={env.start_deadline_s:g} and env.reset_deadline_s="
+                        f"{env.reset_deadline_s:g}"
+                    )
+                raise RolloutFailure(f"no environment was there within {limit_s:g} s, {settings}: see their logs")
+        return self._fleet.spec
 
     def watch(self, on_report: OnReport) -> None:
-        """Begins to collect the workers' reports and to replace what dies.
+        """Has the workers' reports told, those first that came since the start.
 
         Args:
           on_report: called with (worker id, report), from the manager's thread about twice a second, and with the last
             reports by `close`.
         """
-        self._on_report = on_report
-        self._thread = threading.Thread(target=self._watch, name="rollout-manager", daemon=True)
-        self._thread.start()
+        with self._reporting:
+            for worker_id, report in self._untold:
+                on_report(worker_id, report)
+            self._untold, self._on_report = [], on_report
 
     def publish(self, version: int, where: Path | PackedVersion) -> None:
         """Tells buffer and workers of a new policy version; never waits for them.
@@ -295,9 +304,8 @@ class RolloutManager:
     def close(self, deadline_s: float) -> None:
         """Stops every worker, at the latest after `deadline_s`, then the buffer. Nothing is reported after that."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._fleet.close(self._on_report, deadline_s)
+        self._thread.join()
+        self._fleet.close(self._report, deadline_s)
         self._replay.close()
 
     def _watch(self) -> None:
@@ -308,14 +316,18 @@ class RolloutManager:
                 # gone would end this process.
                 if self._run_stops.is_set():
                     return
-                self._fleet.turn(self._on_report, _POLL_S, self._replay.pending(), self._told_to_stop)
+                self._fleet.turn(self._report, _POLL_S, self._replay.pending(), self._told_to_stop)
                 if not self._run_stops.is_set() and self._replay.heal(self._run_stops, SIGNAL_GRACE_S):
                     self._fleet.rewire(self._replay.handle, self._replay.restarts)
-                self._fleet.end_drained(self._on_report, self._replay.producers, self._replay.looked_at)
+                self._fleet.end_drained(self._report, self._replay.producers, self._replay.looked_at)
         except BaseException as error:
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
         finally:
             self._replay.give_up()
+
+    def _report(self, worker_id: int, report: WorkerReport) -> None:
+        with self._reporting:
+            self._on_report(worker_id, report)
 
     def _ending(self) -> bool:
         return self._stop.is_set() or self._run_stops.is_set()

@@ -15,6 +15,7 @@ import ray
 import ray.exceptions
 
 from minestudio_jax.config import Config
+from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.rollout.fragment_sender import SenderCounters
 from minestudio_jax.rollout.placement import give_back, reserve, room, worker_options
 from minestudio_jax.rollout.policy_loading import PackedVersion
@@ -119,6 +120,8 @@ class WorkerFleet:
         self._gone = SenderCounters()  # of actors that are gone
         self.target = config.rollout.num_rollout_workers
         self.restarts = 0
+        self.placed = False  # some worker has had a process
+        self.spec: EnvironmentSpec | None = None  # of every worker's environments, once it is known
         for worker_id in range(self.target):
             self._add(worker_id)
 
@@ -135,11 +138,6 @@ class WorkerFleet:
         with self._lock:
             senders = [self._gone, *(m.sender for m in self._members.values())]
         return SenderCounters(sum(s.abandoned for s in senders), sum(s.store_full for s in senders))
-
-    def specs(self) -> list[Any]:
-        """A call for each worker that answers with the spec of its environments."""
-        with self._lock:
-            return [m.actor.spec.remote() for m in self._members.values() if m.actor is not None]
 
     def is_gone(self, worker_id: int, life: int) -> bool:
         """Whether that life of a worker is over, and what it stored with it."""
@@ -189,7 +187,7 @@ class WorkerFleet:
           others: calls whose answers end the waiting as well.
           stopping: called after deaths; True if everything has been told to stop, and they are no news.
         Raises:
-          RolloutFailure: `rollout.max_worker_restarts` are used up.
+          RolloutFailure: `rollout.max_worker_restarts` are used up, or workers' environments differ.
           RayError: a worker's code failed.
         """
         self._resize()
@@ -287,6 +285,13 @@ class WorkerFleet:
     def _take_report(self, member: _Member, on_report: OnReport) -> None:
         call, member.call = member.call, None
         report: ActorReport = ray.get(call)
+        self.placed = True
+        self.spec = self.spec or report.spec
+        if report.spec not in (None, self.spec):
+            raise RolloutFailure(
+                f"the environments of rollout worker {member.worker_id} differ from those of the others: {report.spec} "
+                f"and {self.spec}; the machines must have the same env.factory and tasks"
+            )
         with self._lock:
             if member.state != "draining":
                 member.state = report.state

@@ -11,7 +11,7 @@ import jax
 from minestudio_jax.config import Config, ConfigError, num_environments, plays_minecraft
 from minestudio_jax.envs import actions
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
-from minestudio_jax.mesh_shape import mesh_shape
+from minestudio_jax.mesh_shape import mesh_shape, sized_replay
 from minestudio_jax.policies.make_policy import make_policy, vpt_shape
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.rollout.environments import embedded_spec
@@ -47,7 +47,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
       ConfigError: settings that do not fit each other or the devices, or environments that nothing is known of.
     """
     trainer, length = config.trainer, config.rollout.fragment_length
-    shape = mesh_shape(trainer.mesh, jax.device_count())
+    shape, replay = mesh_shape(trainer.mesh, jax.device_count()), sized_replay(config, jax.device_count())
     try:
         spec = _spec(config)
         policy = make_policy(config, spec)
@@ -71,10 +71,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
     tflops = assumptions.device_tflops or peak_flops("float32") / 1e12
     seconds = cost.flop / mesh.size / (tflops * 1e12 * assumptions.utilisation)
     environments = math.ceil(cost.steps / seconds / assumptions.env_steps_per_s)
-    capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
-    one = fragment_bytes(policy, spec, length)
-    needed = batch.reward.shape[0]
-    lack = f"; an iteration takes {needed}: raise replay.max_chunks" if needed > capacity else ""
+    capacity, one = replay.max_chunks * replay.fragments_per_chunk, fragment_bytes(policy, spec, length)
     axes = " x ".join(f"{axis} {size}" for axis, size in shape.items())
     sent = ", ".join(f"{kind} {_size(number)}" for kind, number in sorted(traffic.sent_bytes.items()) if number)
     where = "" if jax.default_backend() != "cpu" else ", compiled for CPUs"
@@ -91,7 +88,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
         "  fragments": _size(device_bytes(batch)),
         "  activations, gradient and the like": _size(between),
         "network": f"each device sends {_size(traffic.total_bytes)} an update" + (f": {sent}" if sent else ""),
-        "replay": f"{capacity} fragments of {_size(one)}: {_size(capacity * one)}{lack}",
+        "replay": f"{capacity} fragments of {_size(one)}: {_size(capacity * one)}",
         "time of an update": f"{seconds:.3g} s, {reached}",
         "environments": f"{busy}; the settings have {num_environments(config):,}",
     }

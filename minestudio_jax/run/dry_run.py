@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from minestudio_jax.config import Config, num_processes
-from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
+from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration, sized_replay
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import embedded_spec
 from minestudio_jax.run.devices import use_cpu_devices
@@ -46,7 +46,8 @@ def derived_figures(config: Config) -> dict[str, str]:
     spec = embedded_spec(config)
     policy = make_policy(config, spec)
     one = fragment_bytes(policy, spec, length)
-    capacity = config.replay.max_chunks * config.replay.fragments_per_chunk
+    replay = sized_replay(config, devices)
+    capacity = replay.max_chunks * replay.fragments_per_chunk
     params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
     figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"
     figures["memory of one fragment"] = f"{one / 1e6:.2f} MB"

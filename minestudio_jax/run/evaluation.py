@@ -20,7 +20,7 @@ from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.run.run_directory import read_config
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.demonstrations import save_sequence
-from minestudio_jax.utils.seeding import derived_seed
+from minestudio_jax.utils.seeding import derived_seed, with_derived_seed
 
 _RECV_TIMEOUT_S = 1.0
 
@@ -53,7 +53,8 @@ def evaluate(
       ValueError: the settings do not fit the policy.
     """
     run_dir = Path(config.run.dir)
-    config = _merged(read_config(run_dir), config, given)
+    # Other worlds than those that the policy was trained in.
+    config = with_derived_seed(_merged(read_config(run_dir), config, given), "evaluation")
     path = published_version(run_dir, version)
     pool = make_pool(config, worker_id=0, worker_life=0, log_dir=run_dir / "logs", session_id=uuid.uuid4().hex)
     try:
@@ -100,7 +101,7 @@ def _play(
     """(task, return, length) of every episode, in the order in which they were begun."""
     tasks = worker_tasks(config, 0)
     policy = make_policy(config, pool.spec)
-    seed = derived_seed(config.run.seed, "evaluation")
+    seed = derived_seed(config.run.seed, "sampling")
     inference = Inference(policy, pool.spec, pool.num_envs, config.rollout.inference_batch_size, seed, greedy)
     abstract = jax.eval_shape(policy.init, jax.random.key(0))
     params = inference.prepared(policy_store.load_version(version_path, abstract))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config import Config, ConfigError, environments_deadline_s
 from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.make_policy import make_policy, pretrained_params
 from minestudio_jax.run import ray_cluster
@@ -24,7 +24,7 @@ from minestudio_jax.run.host_messages import Begin, Iterate, Publish, Stop
 from minestudio_jax.run.hosts import FollowerHost
 from minestudio_jax.run.learner import make_trainer
 from minestudio_jax.run.policy_transport import following_publication
-from minestudio_jax.run.run_directory import has_checkpoint, sees_mark
+from minestudio_jax.run.run_directory import last_checkpoint, sees_mark
 from minestudio_jax.run.run_log import log_to
 from minestudio_jax.run.shares import following_source
 from minestudio_jax.run.stop_signal import StopSignal
@@ -71,7 +71,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
     run = config.run
     stopped = threading.Event()
     with ExitStack() as cleanup:
-        begin = host.next_order(3 * run.start_deadline_s + config.env.start_deadline_s)
+        begin = host.next_order(2 * run.start_deadline_s + environments_deadline_s(config))
         assert isinstance(begin, Begin), begin
         directory = Path(run.dir)
         if not sees_mark(directory, begin.mark):
@@ -88,7 +88,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
             host.prepare_last_words()
         policy, on_device = make_policy(config, begin.spec), config.rollout.mode == "device"
         needed = fragments_per_iteration(config.trainer, jax.device_count())
-        pretrained = None if has_checkpoint(directory) else pretrained_params(config)
+        pretrained = None if last_checkpoint(directory) else pretrained_params(config)
         host.ready(begin)
 
         board.stage(f"host {host.index} of {jax.process_count()} makes its part of the learner")
@@ -98,7 +98,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         cleanup.callback(trainer.close)
         trainer.compile()
 
-        publish = host.next_order(2 * run.start_deadline_s + run.stall_deadline_s)
+        publish = host.next_order(run.start_deadline_s + environments_deadline_s(config) + run.stall_deadline_s)
         assert isinstance(publish, Publish), publish
         host.ready(publish)
         trainer.publish()

@@ -12,7 +12,7 @@ import jax
 
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.mesh_shape import fragments_per_iteration
+from minestudio_jax.mesh_shape import fragments_per_iteration, sized_replay
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec
@@ -38,7 +38,9 @@ class RayExperience:
     def __init__(
         self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
     ) -> None:
-        self._config, self._directory, self._board, self._stop, self._needed = config, directory, board, stop, needed
+        config = dataclasses.replace(config, replay=sized_replay(config, jax.device_count()))
+        self._config = directory.going_on(config)
+        self._directory, self._board, self._stop, self._needed = directory, board, stop, needed
         self._host = host
         self._manager: RolloutManager
 
@@ -46,17 +48,8 @@ class RayExperience:
     def check(config: Config) -> None:
         if config.env.factory:
             check_factory(config)
-        devices, replay = jax.device_count(), config.replay
-        needed, capacity = (
-            fragments_per_iteration(config.trainer, devices),
-            replay.max_chunks * replay.fragments_per_chunk,
-        )
-        if needed > capacity:
-            raise ConfigError(
-                f"an iteration on {devices} devices takes {needed} fragments, replay.max_chunks={replay.max_chunks} "
-                f"chunks of {replay.fragments_per_chunk} hold {capacity}: raise replay.max_chunks"
-            )
-
+        devices = jax.device_count()
+        needed, replay = fragments_per_iteration(config.trainer, devices), sized_replay(config, devices)
         if replay.max_gib and not config.env.factory:
             spec = embedded_spec(config)
             size = needed * fragment_bytes(make_policy(config, spec), spec, config.rollout.fragment_length)
@@ -87,7 +80,7 @@ class RayExperience:
         if not config.env.factory:
             return embedded_spec(config)
         self._board.stage("waiting for the first environments")
-        return self._manager.wait_until_started(config.run.start_deadline_s)
+        return self._manager.wait_until_started()
 
     def collector(self, policy: Policy) -> None:
         del policy
@@ -97,9 +90,8 @@ class RayExperience:
 
     def connect(self, trainer: PPOTrainer, statistics: RolloutStatistics) -> bool:
         if not self._config.env.factory:
-            self._board.stage("waiting for the environments")
-            spec = self._manager.wait_until_started(self._config.run.start_deadline_s)
-            if spec is None:
+            self._board.stage("waiting for the first environments")
+            if self._manager.wait_until_started() is None:
                 return False
         self._manager.watch(statistics.add)
         self._host.together(Publish())

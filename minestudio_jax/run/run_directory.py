@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.utils.seeding import with_derived_seed
 
 _OF_ONE_START = ("run.restart", "trainer.coordinator", "trainer.host_index")  # settings that may change every time
 _MARK = "logs/mark"
@@ -89,9 +90,13 @@ class RunDirectory:
         return self.path / "compiled"
 
     @property
-    def has_checkpoint(self) -> bool:
-        """Whether the run continues instead of beginning."""
-        return has_checkpoint(self.path)
+    def last_checkpoint(self) -> int:
+        """Iteration after which the run continues; 0 if it begins."""
+        return last_checkpoint(self.path)
+
+    def going_on(self, config: Config) -> Config:
+        """The settings with which a run collects that may continue: it meets other worlds than at its last start."""
+        return with_derived_seed(config, "continued", self.last_checkpoint) if self.last_checkpoint else config
 
     def mark(self) -> str:
         """Leaves a mark of this process by which other hosts know the directory: see `sees_mark`."""
@@ -143,9 +148,10 @@ class RunDirectory:
         return changed
 
 
-def has_checkpoint(run_dir: Path) -> bool:
-    """Whether the run of a directory continues instead of beginning."""
-    return any(entry.name.isdigit() for entry in (run_dir / "checkpoints").glob("*"))
+def last_checkpoint(run_dir: Path) -> int:
+    """Iteration after which the run of a directory continues; 0 if it begins."""
+    names = (entry.name for entry in (run_dir / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def sees_mark(run_dir: Path, mark: str) -> bool:

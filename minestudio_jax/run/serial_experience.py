@@ -15,6 +15,7 @@ import jax
 
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.mesh_shape import sized_replay
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
@@ -45,10 +46,12 @@ class SerialExperience:
         self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
     ) -> None:
         del stop, host  # the only one
-        self._config, self._directory, self._board, self._needed = config, directory, board, needed
+        self._config, self._directory, self._board, self._needed = directory.going_on(config), directory, board, needed
         self._session_id = uuid.uuid4().hex
         self._buffer = ReplayBuffer(
-            config.replay, config.rollout.fragment_length, derived_seed(config.run.seed, "replay")
+            sized_replay(config, jax.device_count()),
+            config.rollout.fragment_length,
+            derived_seed(self._config.run.seed, "replay"),
         )
         self._worker: RolloutWorker
         self._env_failures = 0
@@ -57,6 +60,7 @@ class SerialExperience:
     def check(config: Config) -> None:
         if config.env.factory:
             check_factory(config)
+        sized_replay(config, jax.device_count())
 
     @property
     def steps(self) -> int:

@@ -209,8 +209,7 @@ class PPOTrainer:
             trained_steps=self.counters.trained_steps + loaded.steps,
         )
         with watch.phase("publish"):
-            if self.counters.iteration > self._config.vf_warmup:
-                self._hand_over()
+            self._hand_over()
         if self._config.reference_update == "interval" and (iteration + 1) % self._config.reference_interval == 0:
             self._renew_reference()
         if self._config.kl_reference_coef > 0:

@@ -74,7 +74,7 @@ def version(tmp_path_factory):
 def manager(tmp_path_factory, version):
     """One worker that plays, and a run that was told nothing."""
     manager = RolloutManager(CONFIG, "s", tmp_path_factory.mktemp("logs"), threading.Event())
-    assert manager.wait_until_started(120) == VERSION_SPEC
+    assert manager.wait_until_started() == VERSION_SPEC
     manager.watch(lambda worker_id, report: None)
     manager.publish(1, version)
     yield manager
@@ -231,6 +231,30 @@ def test_the_buffer_is_not_replaced_for_ever(manager):
             fetch(manager, 8)
 
 
+def test_a_run_begins_with_its_first_environment_and_what_dies_before_is_replaced(tmp_path, version):
+    """Worker 0 would keep everybody for env.start_deadline_s; nothing that was reported before `watch` is forgotten."""
+    config = dataclasses.replace(
+        CONFIG,
+        env=dataclasses.replace(CONFIG.env, options={**CONFIG.env.options, "fault": "hang", "fault_in": "start"}),
+        rollout=dataclasses.replace(CONFIG.rollout, num_rollout_workers=2, num_envs=1, inference_batch_size=1),
+    )
+    others, reports = set(processes("RolloutActor")), []
+    manager = RolloutManager(config, "s", tmp_path, threading.Event())
+    try:
+        assert wait_until(lambda: len(processes("RolloutActor")) == len(others) + 2, 60)
+        os.kill(min(set(processes("RolloutActor")) - others), signal.SIGKILL)
+        assert manager.wait_until_started() == VERSION_SPEC
+        assert wait_until(lambda: manager.metrics()["rollout/worker_restarts"] == 1, 30)
+        assert wait_until(lambda: states(manager) == ["starting", "acting"], 60), states(manager)
+        manager.watch(lambda worker_id, report: reports.append((worker_id, report.env_starts)))
+        manager.publish(1, version)
+        assert len(fetch(manager)) == 4
+        assert (1, 1) in reports
+    finally:
+        manager.close(2.0)
+    assert wait_until(lambda: set(processes("RolloutActor")) <= others, 20)
+
+
 def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(monkeypatch, tmp_path):
     """And telling it does not wait."""
     loaded, slow = [], threading.Event()
@@ -245,7 +269,7 @@ def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(
     monkeypatch.setattr(rollout_actor, "make_pool", lambda *_: InProcessPool(2))
     monkeypatch.setattr(policy_store, "load_version", load)
     actor = rollout_actor.RolloutActor(config, 0, 0, "s", tmp_path, None)
-    assert actor.spec() == SPEC
+    assert wait_until(lambda: actor.report().spec == SPEC)
     actor.load_policy(1, Path(str(1)))
     assert wait_until(lambda: loaded == [1])
     began = time.monotonic()

@@ -16,7 +16,7 @@ def plan(*arguments):
 def lines():
     code, program = plan(
         "--devices=4", "--trainer.mesh=data:-1,fsdp:2", "--policy.hidden_size=64", "--trainer.kl_reference_coef=0.1",
-        "--replay.max_chunks=4", "--device_tflops=0.001", "--utilisation=0.5", "--env_steps_per_s=10",
+        "--device_tflops=0.001", "--utilisation=0.5", "--env_steps_per_s=10",
     )  # fmt: skip
     assert code == 0, program.stderr
     return {line[:37].strip(): line[37:].strip() for line in program.stdout.splitlines()}
@@ -26,8 +26,7 @@ def test_the_figures_fit_each_other(lines):
     assert lines["mesh"] == "data 2 x fsdp 2 x tensor 1: 4 devices, compiled for CPUs"
     # Two fragments of eight steps in each of four parts of each of two batches.
     assert lines["an update"].startswith("128 steps in 2 optimiser steps, ")
-    assert lines["replay"].startswith("4 fragments of ")
-    assert lines["replay"].endswith("; an iteration takes 16: raise replay.max_chunks")
+    assert lines["replay"].startswith("32 fragments of ")  # two iterations' worth
     parameters = int(lines["parameters in all"].split()[0].replace(",", "")) * 4 / 1000
     assert lines["parameters in all"].endswith(f"({parameters:,.1f} kB)")
     of_each = {name: float(lines[name].split()[0]) for name in ("parameters", "optimiser", "reference")}
@@ -45,6 +44,7 @@ def test_the_figures_fit_each_other(lines):
     ("arguments", "said"),
     [
         (("--devices=3", "--trainer.mesh=data:-1,fsdp:2"), "needs a multiple of 2 devices, the learner has 3"),
+        (("--devices=4", "--replay.max_chunks=8"), "takes 16 fragments, replay.max_chunks=8 chunks of 1 hold 8: raise"),
         (("--devices=-1",), "--devices=-1 is not"),
         (("--utilisation=0",), "--utilisation=0.0 is not a number above 0"),
         (("--env.factory=minerl",), "only once one has started; plan with policy.network=vpt"),

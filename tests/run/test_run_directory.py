@@ -78,3 +78,16 @@ def test_what_cannot_become_a_directory_is_refused_beforehand_and_nothing_is_mad
 def test_reading_a_run_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         read_config(tmp_path)
+
+
+def test_a_run_that_goes_on_collects_in_other_worlds_than_at_its_last_start(tmp_path):
+    config = config_for(tmp_path / "run", seed=3)
+    directory = RunDirectory(config)
+    seeds = [directory.going_on(config).run.seed]
+    for iteration in (20, 100, 40):
+        (directory.path / "checkpoints" / str(iteration)).mkdir(parents=True)
+        seeds.append(directory.going_on(config).run.seed)
+    directory.close()
+    assert seeds[0] == 3  # as it was told
+    assert seeds[2] == seeds[3]  # the last checkpoint is the one it goes on from
+    assert len(set(seeds)) == 3

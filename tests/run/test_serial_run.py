@@ -27,10 +27,7 @@ def test_one_process_learns_and_nothing_is_left(serial):
     assert [record["iteration"] for record in metrics(run_dir)] == [1, 2, 3, 4]
     assert not (run_dir / "published").exists()
     (worker,) = json.loads((run_dir / "status.json").read_text())["rollout"]["workers"]
-    assert (worker["state"], worker["version"]) == (
-        "acting",
-        4,
-    )  # of a first one and three after the warm-up's iteration
+    assert (worker["state"], worker["version"]) == ("acting", 5)  # the last is published when it stops
 
 
 def test_a_ray_worker_that_waits_its_turn_gives_the_same_run(serial, tmp_path):

@@ -77,6 +77,18 @@ def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer):
     assert int(resumed._rollout.used[0]) > 4  # worlds were made anew on both sides of the stop
 
 
+def test_while_the_value_head_warms_up_its_every_step_is_published_and_the_policy_stays(open_trainer):
+    """Workers judge with it what a time limit cut off."""
+    trainer = open_trainer("warm", CountingWorld(), SPEC, vf_warmup=2)
+    before = jax.device_get(trainer._state.params)
+    iterate(trainer, 2)
+    assert trainer.counters.policy_version == 2
+    after = jax.device_get(trainer._state.params)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["network"], after["network"])
+    assert all(jax.tree.leaves(moved.pop("value_head")))
+    assert not any(jax.tree.leaves(moved))
+
+
 def broken(loaded):
     """The batch with a reward that is not finite in every fragment."""
     reward = np.array(loaded.batch.reward)
