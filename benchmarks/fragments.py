@@ -53,7 +53,7 @@ def fragment(env_id: int, steps: int, size: int) -> SampleFragment:
 class Producer:
     def __init__(self, buffer: Any, count: int, steps: int, size: int) -> None:
         self._fragments = [fragment(env_id, steps, size) for env_id in range(count)]
-        self._sender = FragmentSender(buffer, count + 1, lambda: False, print)
+        self._sender = FragmentSender(buffer, count + 1, lambda: False)
 
     def hand_over(self, index: int) -> float:
         """Everything it has, as fragment `index` of each environment; when it began, `time.time()`."""

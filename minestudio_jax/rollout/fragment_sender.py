@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -19,6 +20,8 @@ _WAIT_S = 0.5  # how often a blocked sender looks whether it should give up
 _FIRST_PAUSE_S = 0.05  # before another attempt to store a fragment; doubles
 _LONGEST_PAUSE_S = 2.0
 _SAY_FULL_AFTER_S = 10.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -102,16 +105,15 @@ class FragmentSender:
       buffer: handle of the ReplayBufferActor.
       queue_size: fragments under way before `send` waits.
       must_end: says that the worker has no more time to wait.
-      warn: takes a sentence for the run's log.
     """
 
-    def __init__(self, buffer: Any, queue_size: int, must_end: Callable[[], bool], warn: Callable[[str], None]) -> None:
+    def __init__(self, buffer: Any, queue_size: int, must_end: Callable[[], bool]) -> None:
         self._newest = (0, buffer)
         self._buffer = buffer  # the one that is told of new fragments
         self._stream = uuid.uuid4().hex
         self._told = 0  # fragments of the stream
         self._queue_size = queue_size
-        self._must_end, self._warn = must_end, warn
+        self._must_end = must_end
         self._under_way: list[_Delivery] = []
         self._abandoned = self._store_full = 0
         self._counting = threading.Lock()
@@ -205,10 +207,13 @@ class FragmentSender:
                     return None
                 if time.monotonic() - began > _SAY_FULL_AFTER_S and not said:
                     said = True
-                    self._warn(
-                        f"a worker has waited {_SAY_FULL_AFTER_S:g} s for room in Ray's object store for a fragment of "
-                        f"{fragment.metadata.num_bytes:,} bytes ({error}): lower replay.max_gib or replay.max_chunks, "
-                        "raise run.object_store_gib, or give Ray's temporary directory more disk to spill to"
+                    log.warning(
+                        "a worker has waited %g s for room in Ray's object store for a fragment of %d bytes (%s): "
+                        "lower replay.max_gib or replay.max_chunks, raise run.object_store_gib, or give Ray's "
+                        "temporary directory more disk to spill to",
+                        _SAY_FULL_AFTER_S,
+                        fragment.metadata.num_bytes,
+                        error,
                     )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

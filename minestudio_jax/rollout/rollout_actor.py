@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import logging
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersi
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
 _ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environments
+_MOST_WARNINGS = 100  # that are kept for a report; of more the oldest go
 MAX_CALLS = 16  # none may wait for another: `permit`, `stop` and `drain` take their time
 
 
@@ -35,6 +38,7 @@ class ActorReport:
       state: "starting" its environments, "acting" or "draining".
       spec: of its environments; None while it starts.
       worker: since the last report; None while it starts.
+      rests: see RolloutWorker.
       sender: since the start of the worker.
       warnings: since the last report, sentences for the run's log.
     """
@@ -42,8 +46,29 @@ class ActorReport:
     state: str
     spec: EnvironmentSpec | None
     worker: WorkerReport | None
+    rests: bool
     sender: SenderCounters
     warnings: list[str] = field(default_factory=list)
+
+
+class _Warnings(logging.Handler):
+    """Keeps this process's warnings, which Ray would hide in a file of its own, for the run's log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._sentences: collections.deque[str] = collections.deque(maxlen=_MOST_WARNINGS)
+        logging.getLogger("minestudio_jax").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._sentences.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """Those since the last call."""
+        return [self._sentences.popleft() for _ in range(len(self._sentences))]
+
+    def close(self) -> None:
+        logging.getLogger("minestudio_jax").removeHandler(self)
+        super().close()
 
 
 class RolloutActor:
@@ -68,11 +93,10 @@ class RolloutActor:
         replay_buffer: Any,
     ) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._config, self._log_dir = config, log_dir
+        self._config, self._log_dir, self._warnings = config, log_dir, _Warnings()
         self._identity = (worker_id, worker_life, session_id)
-        self._sender = FragmentSender(replay_buffer, config.rollout.to_send_queue_size, self._must_end, self._warn_of)
+        self._sender = FragmentSender(replay_buffer, config.rollout.to_send_queue_size, self._must_end)
         self._outbox = Outbox(self._sender, self._fail)
-        self._warnings: list[str] = []
         self._stop = threading.Event()
         self._drain_until = 0.0  # time.monotonic(); 0: nothing is waited for at the end
         self._error: Exception | None = None
@@ -129,14 +153,14 @@ class RolloutActor:
         """
         self._stop.set()
         self._thread.join()
+        self._warnings.close()
         return self._report()
 
     def _report(self) -> ActorReport:
-        warnings, self._warnings = self._warnings, []
-        started = self._started.is_set() and self._worker is not None
-        state = "draining" if self._drain_until else "acting" if started else "starting"
-        worker = self._worker.report() if started and self._worker is not None else None
-        return ActorReport(state, self._spec, worker, self._sender.counters, warnings)
+        ready = self._worker if self._started.is_set() else None
+        state = "draining" if self._drain_until else "acting" if ready else "starting"
+        worker, rests = (ready.report(), ready.rests) if ready else (None, False)
+        return ActorReport(state, self._spec, worker, rests, self._sender.counters, self._warnings.take())
 
     def _run(self) -> None:
         """The environments' whole life: everything that they are asked comes from this thread."""
@@ -181,9 +205,6 @@ class RolloutActor:
 
     def _must_end(self) -> bool:
         return self._stop.is_set() and time.monotonic() >= self._drain_until
-
-    def _warn_of(self, sentence: str) -> None:
-        self._warnings.append(sentence)
 
     def _fail(self, error: Exception) -> None:
         self._error = error

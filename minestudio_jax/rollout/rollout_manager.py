@@ -26,6 +26,7 @@ __all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"
 _POLL_S = 0.5  # between two looks at every worker
 _LOOK_S = 0.05  # between two looks whether the first environment is there
 SIGNAL_GRACE_S = 1.0
+_STARVED_AFTER_S = 3.0  # by then what was under way has arrived
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class RolloutManager:
         self._untold: list[tuple[int, WorkerReport]] = []
         self._on_report: OnReport = lambda worker_id, report: self._untold.append((worker_id, report))
         self.published_version = 0
+        self._wanted = 0  # fragments that the learner waits for
+        self._starved_since: float | None = None
         self._replay = ReplayService(config, session_id)
         self._fleet = WorkerFleet(config, session_id, log_dir, self._replay.handle)
         self._thread = threading.Thread(target=self._watch, name="rollout-manager", daemon=True)
@@ -192,7 +195,7 @@ class RolloutManager:
             # Whoever told this process to stop may have told Ray, too: reading from a Ray that is gone would end it.
             self._stop.wait(timeout_s)
             return None
-        lease = self._replay.lease(num_fragments, timeout_s, ahead)
+        lease = self._lease(num_fragments, timeout_s, ahead)
         fragments: list[SampleFragment] = []
         while lease is not None:
             missing = num_fragments - len(fragments)
@@ -208,7 +211,7 @@ class RolloutManager:
             lease = None
             while lease is None and not self._ending():
                 self.raise_error()
-                lease = self._replay.lease(num_fragments - len(fragments), _POLL_S, ahead)
+                lease = self._lease(num_fragments - len(fragments), _POLL_S, ahead)
         return None
 
     def fetch_with_others(
@@ -237,7 +240,7 @@ class RolloutManager:
         leases: list[tuple[Lease, set[FragmentId], list[FragmentId]]] = []  # with what was lost and what was not needed
         while not self._ending():
             self.raise_error()
-            lease = self._replay.lease(num_fragments - len(lent), timeout_s, ahead)
+            lease = self._lease(num_fragments - len(lent), timeout_s, ahead)
             if lease is None and not leases:
                 return False
             if lease is None:
@@ -260,6 +263,13 @@ class RolloutManager:
             if self._config.rollout.synchronous:
                 self.permit(num_fragments - len(lent))
         return False
+
+    def _lease(self, num_fragments: int, timeout_s: float, ahead: int) -> Lease | None:
+        self._wanted = num_fragments
+        lease = self._replay.lease(num_fragments, timeout_s, ahead)
+        if lease is not None:
+            self._wanted = 0
+        return lease
 
     def is_gone(self, metadata: FragmentMetadata) -> bool:
         """Whether the worker that made a fragment is gone, and its data with it."""
@@ -319,11 +329,25 @@ class RolloutManager:
                 self._fleet.turn(self._report, _POLL_S, self._replay.pending(), self._told_to_stop)
                 if not self._run_stops.is_set() and self._replay.heal(self._run_stops, SIGNAL_GRACE_S):
                     self._fleet.rewire(self._replay.handle, self._replay.restarts)
+                self._permit_what_is_missing()
                 self._fleet.end_drained(self._report, self._replay.producers, self._replay.looked_at)
         except BaseException as error:
             self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
         finally:
             self._replay.give_up()
+
+    def _permit_what_is_missing(self) -> None:
+        """With rollout.synchronous: whoever acts plays what the learner waits for and nobody may play any more.
+
+        It was lost with a buffer, or is the share of a worker that was drained or has not come back.
+        """
+        if not (self._config.rollout.synchronous and self._wanted and self._fleet.rests()):
+            self._starved_since = None
+        elif self._starved_since is None:
+            self._starved_since = time.monotonic()
+        elif time.monotonic() - self._starved_since > _STARVED_AFTER_S:
+            self._starved_since = None
+            self.permit(max(1, self._wanted - self._replay.ready))
 
     def _report(self, worker_id: int, report: WorkerReport) -> None:
         with self._reporting:

@@ -139,6 +139,11 @@ class RolloutWorker:
             return False
         return self._permitted is None or (self._permitted[1] > 0 and self._policy[0] >= self._permitted[0])
 
+    @property
+    def rests(self) -> bool:
+        """With rollout.synchronous: it has finished what it was permitted to."""
+        return self._permitted is not None and self._permitted[1] <= 0
+
     def run(self, stop: threading.Event) -> None:
         """Acts until `stop` is set; idle while it may not.
 

@@ -70,6 +70,7 @@ class _Member:
       permitted: number of the last permission it was given.
       restart_at: when a dead one is started again.
       drain: the call that drains it, until it is answered, at `drained_at`; the worker is killed after `drain_until`.
+      rests: it was, at its last report, done with what it was permitted.
       sender: of this life.
     """
 
@@ -94,6 +95,7 @@ class _Member:
     version: int = -1
     env_failures: int = 0
     last_error: str = ""
+    rests: bool = False
     sender: SenderCounters = field(default_factory=SenderCounters)
 
 
@@ -144,6 +146,12 @@ class WorkerFleet:
         with self._lock:
             member = self._members.get(worker_id)
             return member is None or member.life != life or member.actor is None
+
+    def rests(self) -> bool:
+        """With rollout.synchronous: whether there are workers that act, and all have done what they were permitted."""
+        with self._lock:
+            acting = [m.rests for m in self._members.values() if m.state == "acting"]
+        return bool(acting) and all(acting)
 
     def publish(self, version: int, where: Path | PackedVersion) -> None:
         """Tells the workers of a new policy version; never waits. Who has not heard of the last is told later."""
@@ -303,7 +311,7 @@ class WorkerFleet:
 
     def _note(self, member: _Member, report: ActorReport, on_report: OnReport) -> None:
         with self._lock:
-            member.sender = report.sender
+            member.sender, member.rests = report.sender, report.rests
             if report.worker is not None:
                 member.version = report.worker.version
                 member.env_failures += sum(report.worker.env_failures.values())

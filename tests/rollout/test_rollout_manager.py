@@ -255,6 +255,23 @@ def test_a_run_begins_with_its_first_environment_and_what_dies_before_is_replace
     assert wait_until(lambda: set(processes("RolloutActor")) <= others, 20)
 
 
+def test_what_was_lost_is_played_again_though_workers_wait_for_permission(tmp_path, version):
+    rollout = dataclasses.replace(CONFIG.rollout, synchronous=True, num_cpus_per_worker=0)
+    others = set(processes("ReplayBufferActor"))
+    manager = RolloutManager(dataclasses.replace(CONFIG, rollout=rollout), "s", tmp_path, threading.Event())
+    try:
+        assert manager.wait_until_started() == VERSION_SPEC
+        manager.publish(1, version)
+        manager.permit(4)
+        assert wait_until(lambda: manager.replay_counters.held == 4, 60), manager.status()
+        (pid,) = set(processes("ReplayBufferActor")) - others
+        os.kill(pid, signal.SIGKILL)
+        assert len(fetch(manager)) == 4
+        assert manager.replay_counters.lost == 4
+    finally:
+        manager.close(5.0)
+
+
 def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(monkeypatch, tmp_path):
     """And telling it does not wait."""
     loaded, slow = [], threading.Event()
@@ -284,6 +301,18 @@ def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(
     assert loaded == [1, 5]
 
 
+def test_what_a_worker_warns_of_is_in_its_reports(monkeypatch, tmp_path):
+    """D-38: of an environment that broke, the cause, which Ray would leave in a file of its own."""
+    monkeypatch.setattr(rollout_actor, "make_pool", lambda *_: InProcessPool(2))
+    actor = rollout_actor.RolloutActor(CONFIG, 0, 0, "s", tmp_path, None)
+    logging.getLogger("minestudio_jax.rollout.process_pool").warning("%s broke", "environment 3")
+    assert actor.report().warnings == ["environment 3 broke"]
+    assert actor.report().warnings == []
+    actor.stop()
+    logging.getLogger("minestudio_jax").warning("nobody's")
+    assert actor.report().warnings == []
+
+
 @pytest.fixture(scope="module")
 def fragments():
     policy = tiny_policy()
@@ -300,7 +329,7 @@ def remote_buffer(**settings):
 def test_what_a_dead_buffer_had_not_confirmed_goes_to_the_next_one_in_order(fragments):
     """D-55."""
     first = remote_buffer(max_chunks=1)
-    sender = FragmentSender(first, 9, lambda: False, pytest.fail)
+    sender = FragmentSender(first, 9, lambda: False)
     for fragment in fragments:
         sender.send(fragment)
     # Two are in, the others wait for room.
@@ -324,7 +353,7 @@ def test_what_a_dead_buffer_had_not_confirmed_goes_to_the_next_one_in_order(frag
 def test_a_worker_that_must_end_abandons_what_nobody_takes(fragments):
     buffer = remote_buffer(max_chunks=1)
     must_end = threading.Event()
-    sender = FragmentSender(buffer, 9, must_end.is_set, pytest.fail)
+    sender = FragmentSender(buffer, 9, must_end.is_set)
     for fragment in fragments[:4]:
         sender.send(fragment)
     assert wait_until(lambda: ray.get(buffer.status.remote()).counters.inserted == 2)
@@ -334,8 +363,8 @@ def test_a_worker_that_must_end_abandons_what_nobody_takes(fragments):
     ray.kill(buffer)
 
 
-def test_a_full_object_store_makes_the_worker_wait_and_say_so(fragments, monkeypatch):
-    buffer, warnings, attempts = remote_buffer(), [], []
+def test_a_full_object_store_makes_the_worker_wait_and_say_so(fragments, monkeypatch, caplog):
+    buffer, attempts = remote_buffer(), []
     put = ray.put
 
     def full(value):
@@ -346,15 +375,15 @@ def test_a_full_object_store_makes_the_worker_wait_and_say_so(fragments, monkeyp
 
     monkeypatch.setattr(fragment_sender, "_SAY_FULL_AFTER_S", 0.1)
     monkeypatch.setattr(ray, "put", full)
-    sender = FragmentSender(buffer, 9, lambda: False, warnings.append)
+    sender = FragmentSender(buffer, 9, lambda: False)
     sender.send(fragments[0])
     sender.flush()
     assert sender.counters.store_full == 4
     assert ray.get(buffer.status.remote()).counters.inserted == 1
-    assert len(warnings) == 1
-    assert "run.object_store_gib" in warnings[0]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == fragment_sender.__name__]
+    assert "run.object_store_gib" in warning
     monkeypatch.setattr(ray, "put", lambda value: full(attempts.clear()))
-    ending = FragmentSender(buffer, 9, lambda: True, warnings.append)
+    ending = FragmentSender(buffer, 9, lambda: True)
     ending.send(fragments[1])
     assert ending.counters.abandoned == 1
     ray.kill(buffer)
