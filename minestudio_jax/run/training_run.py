@@ -199,7 +199,7 @@ def _loop(
             before.env_steps + experience.steps,
             before.wall_time_s + time.monotonic() - started,
             statistics.return_mean(),
-            trainer.all_is_published or config.rollout.synchronous,
+            trainer.may_publish or config.rollout.synchronous,
         )
         host.tell(Progress(*progress))
         trainer.set_progress(*progress)

@@ -171,8 +171,8 @@ class PPOTrainer:
             self._loader = DirectLoader(source, sharding, config.task_weights, auxiliary_data)
 
     @property
-    def all_is_published(self) -> bool:
-        """Whether nothing is being written, on any host, of the versions that were handed over."""
+    def may_publish(self) -> bool:
+        """Whether hosts that publish together may begin to write the newest version; see `ParamPublisher.is_free`."""
         return self._publisher.is_free
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:

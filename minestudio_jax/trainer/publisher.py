@@ -98,7 +98,7 @@ class ParamPublisher:
         self._newest: _Version | None = None
         self._wanted: dict[_Work, _Version] = {}
         self._begun: deque[tuple[_Work, _Version]] = deque()  # of all hosts together
-        self._busy = self._closed = False
+        self._busy = self._sending = self._closed = False
         self._condition = threading.Condition()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -145,9 +145,13 @@ class ParamPublisher:
 
     @property
     def is_free(self) -> bool:
-        """Whether everything that was begun is written, by all hosts."""
+        """Whether all versions that hosts have begun together to send are written, by all of them.
+
+        What is kept does not count. The learner may run out of fresh data while it is written; if the newest version
+        were not begun by then, to be sent after it, no iteration would come to begin it.
+        """
         with self._condition:
-            return not self._has_work() and not self._busy
+            return not self._sending and all(work != _Work.SEND for work, _ in self._begun)
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything handed over is published and kept; False if that took longer than `timeout_s`."""
@@ -210,16 +214,18 @@ class ParamPublisher:
         else:
             work = min(self._wanted)
             version = self._wanted.pop(work)
-        if work == _Work.SEND:
+        self._sending = work == _Work.SEND
+        if self._sending:
             return partial(self._send, version)
         return partial(self._keep, version, as_best=work == _Work.KEEP_AS_BEST)
 
     def _send(self, version: _Version) -> None:
         publication = self._publication
-        if publication is None:
-            return
-        path = self._written_to_be_sent(version.number, self._in_numbers_to_send(version, publication), publication)
-        if self._first:
+        if publication is not None:
+            params = self._in_numbers_to_send(version, publication)
+            path = self._written_to_be_sent(version.number, params, publication)
+        self._sending = False  # before anybody is told, who may go on with it and ask whether the next can be begun
+        if publication is not None and self._first:
             policy_store.remove_versions(self._sent, KEPT_VERSIONS)
             publication.on_published(version.number, path)
 

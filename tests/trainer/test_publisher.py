@@ -193,7 +193,6 @@ def test_hosts_that_write_together_begin_when_all_are_told_to_and_the_newest_ver
     assert not blocked.wait(0.2)
     publisher.write_together()
     assert blocked.wait(30.0)
-    assert not publisher.is_free
     for version in (2, 3):
         publisher.publish(version, params(version))
     publisher.keep_as_best()
@@ -205,6 +204,32 @@ def test_hosts_that_write_together_begin_when_all_are_told_to_and_the_newest_ver
     assert policy_store.list_versions(tmp_path / "shared") == [1, 3]
     assert policy_store.list_versions(tmp_path / "kept") == [1, 3]
     assert same(policy_store.load_version(policy_store.best_path(tmp_path / "kept"), ABSTRACT), 3)
+
+
+def test_hosts_that_write_together_begin_the_newest_version_while_another_is_kept(opened, tmp_path, monkeypatch):
+    """Or nobody would: the learner runs out of fresh data meanwhile, and only an iteration begins anything."""
+    told, blocked, go_on, save_parts = [], threading.Event(), threading.Event(), policy_store.save_parts
+
+    def slow(directory, version, *rest):
+        if (directory.name, version) == ("kept", 1):
+            blocked.set()
+            assert go_on.wait(30.0)
+        return save_parts(directory, version, *rest)
+
+    monkeypatch.setattr(policy_store, "save_parts", slow)
+    publisher = opened(lambda version, path: told.append((version, publisher.is_free)), together=True)
+    publisher.publish(1, params(1))
+    publisher.write_together()
+    assert blocked.wait(30.0)
+    publisher.publish(2, params(2))
+    assert publisher.is_free
+    publisher.write_together()
+    assert not publisher.is_free  # one at a time waits to be sent, or versions would pile up
+    publisher.publish(3, params(3))
+    go_on.set()
+    assert publisher.flush(30.0)
+    assert told == [(1, True), (2, True)]
+    assert policy_store.list_versions(tmp_path / "kept") == [1]
 
 
 def test_parts_of_a_version_are_rounded_where_they_lie(opened, tmp_path):
