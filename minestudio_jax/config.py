@@ -325,8 +325,10 @@ class TrainerConfig:
     )
     anneal_lr_linearly: bool = _setting(False, "Learning rate falls linearly to 0 at num_iterations.")
     weight_decay: float = _setting(0.0, "Decoupled weight decay; not on biases and norms.", lower=0)
-    adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=0)
-    max_grad_norm: float = _setting(5.0, "Gradients are scaled down to this global L2 norm.", lower=0)
+    adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=1e-15)
+    max_grad_norm: float = _setting(
+        5.0, "Gradients are scaled down to this global L2 norm; 0: they are left as they are.", lower=0
+    )
     mesh: str = _setting(
         "data:-1",
         "How the learner's devices are arranged, axis:devices, separated by commas; -1 takes what is left. Batches are "
@@ -362,7 +364,7 @@ class TrainerConfig:
         "too, with advantages and targets corrected from the policy that acted by V-trace.",
         choices=("behaviour", "recompute", "vtrace"),
     )
-    vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0)
+    vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0.1)
     normalize_advantage_full_batch: bool = _setting(
         True, "Advantages of the whole iteration (all devices) are scaled to mean 0, deviation 1."
     )
@@ -374,7 +376,7 @@ class TrainerConfig:
         lower=0,
     )
     log_ratio_range: float = _setting(
-        50.0, "Log-ratios are clamped to +- this many nats before the exponential.", lower=0, upper=80
+        50.0, "Log-ratios are clamped to +- this many nats before the exponential.", lower=0.1, upper=80
     )
     ppo_policy_coef: float = _setting(1.0, "Weight of the policy loss.", lower=0)
     ppo_vf_coef: float = _setting(0.5, "Weight of the value loss.", lower=0)

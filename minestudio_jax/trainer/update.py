@@ -7,6 +7,7 @@ steps, B fragments a batch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -122,7 +123,8 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
                 metrics |= {**said, "loss/total": metrics["loss/total"] + loss}
             norm = global_norm(mesh, gradient, specs)
             finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
-            clipped = jnp.where(norm < config.max_grad_norm, 1.0, config.max_grad_norm / jnp.maximum(norm, 1e-30))
+            most = config.max_grad_norm or math.inf
+            clipped = jnp.where(norm < most, 1.0, most / jnp.maximum(norm, 1e-30))
             gradient = jax.tree.map(lambda g: clipped * g, gradient)
             change, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
             # In warm-up only the value head may move, whatever weight decay says.

@@ -339,6 +339,15 @@ def test_the_learning_rate_scales_the_change_and_none_moves_nothing(policy, stat
     )
 
 
+def test_without_a_greatest_norm_gradients_are_left_as_they_are(policy, state, fragments):
+    batch = stack_fragments(fragments)
+    free, high, low = (
+        update(policy, dataclasses.replace(CONFIG, max_grad_norm=most), state, batch)[0] for most in (0.0, 1e6, 1e-3)
+    )
+    assert_same(free.params, high.params, rtol=0)
+    assert distance(free.optimizer, low.optimizer) > 1e-4
+
+
 def test_the_diagnosis_names_the_fragments_of_a_skipped_step(policy, state):
     """D-36: with targets of their own per fragment, exactly the steps that hold the broken one are skipped."""
     poisoned = make_fragments(policy, state.params, 8)
