@@ -276,8 +276,8 @@ def _with_mean_weight_one(batch: FragmentBatch) -> FragmentBatch:
 
 
 def _means(metrics: Metrics, skipped: jax.Array) -> Metrics:
-    """[epochs, steps] to []: means over the steps that were taken, and how many were not."""
-    taken = jnp.maximum(jnp.sum(~skipped), 1.0)
+    """[epochs, steps] to []: means over the steps that were taken, NaN if none was, and how many were not."""
+    taken = jnp.sum(~skipped, dtype=jnp.float32)
     means = {name: jnp.sum(jnp.where(skipped, 0.0, x)) / taken for name, x in metrics.items()}
     return means | {"ppo/skipped_updates": jnp.sum(skipped, dtype=jnp.float32)}
 

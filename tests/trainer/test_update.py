@@ -221,6 +221,8 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
     config = dataclasses.replace(CONFIG, epochs_per_iteration=2)
     after, metrics = update(policy, config, state, stack_fragments(poisoned))
     assert metrics["ppo/skipped_updates"] == 4
+    # Of steps that were not taken there is nothing to say.
+    assert all(np.isnan(metrics[name]) for name in ("loss/total", "loss/entropy", "ppo/approx_kl", "ppo/grad_norm"))
     assert_same(after.optimizer, state.optimizer, rtol=0)
     before, new = outputs(policy, state.params, fragments), outputs(policy, after.params, fragments)
     np.testing.assert_array_equal(before.logits["choice"], new.logits["choice"])
