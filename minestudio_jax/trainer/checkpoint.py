@@ -49,6 +49,7 @@ class Checkpointer:
                 ),
                 best_fn=_score,  # without it Orbax stores no metrics
                 create=False,  # Orbax would refuse that with several hosts
+                cleanup_tmp_directories=True,  # of saves that were killed; the first host does it
                 enable_async_checkpointing=jax.process_count() > 1,
                 # Else the publisher's files would wait for this one's directories, and for ever if they are late.
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),

@@ -162,6 +162,18 @@ def test_a_torn_checkpoint_is_passed_over(checkpointer, tmp_path):
     assert counters.iteration == 4
 
 
+def test_what_a_killed_save_has_left_is_removed(checkpointer, tmp_path):
+    """A save at the end, of an iteration that a continued run may never save again."""
+    directory, state = tmp_path / "checkpoints", make_state(tiny_policy(), 1)
+    checkpointer.save(state, Counters(iteration=2))
+    checkpointer.flush()
+    shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp")
+    again = Checkpointer(directory, CONFIG)
+    again.save(state, Counters(iteration=4))  # what is removed in the background is gone by then
+    again.close()
+    assert sorted(path.name for path in directory.iterdir()) == ["2", "4"]
+
+
 def test_a_policy_of_another_shape_is_refused_with_the_remedy(checkpointer):
     checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
     checkpointer.flush()
