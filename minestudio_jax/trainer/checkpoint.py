@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from minestudio_jax.trainer import global_arrays
 from minestudio_jax.trainer.state import Counters, TrainState
 
 _SCORE = "return_mean"
+
+
+class CheckpointFailure(RuntimeError):
+    """A checkpoint could not be written; says where and why."""
 
 
 class Checkpointer:
@@ -73,7 +79,7 @@ class Checkpointer:
           state, counters: what is saved.
           score: by which the best checkpoints are found, the higher the better; None: it is none of them.
         Raises:
-          Exception: the save before this one failed.
+          CheckpointFailure: this save failed, or the one before it.
         """
         if counters.iteration == self._saved:
             return
@@ -86,15 +92,16 @@ class Checkpointer:
         self._saved = counters.iteration
 
     def flush(self) -> None:
-        """Waits until everything is written.
+        """Waits until everything is written, however long the disk takes.
 
         Raises:
-          Exception: writing failed.
+          CheckpointFailure: writing failed.
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
-        self._manager.wait_until_finished()
+        with self._failure_told():
+            self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest complete checkpoint, or None if there is none.
@@ -137,14 +144,24 @@ class Checkpointer:
                 )
 
     def _write(self, state: dict[str, Any], counters: Counters, score: float | None) -> None:
-        self._manager.save(
-            counters.iteration,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
-            ),
-            metrics={} if score is None else {_SCORE: score},
-        )
+        with self._failure_told():
+            self._manager.save(
+                counters.iteration,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+                ),
+                metrics={} if score is None else {_SCORE: score},
+            )
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointFailure(
+                f"writing a checkpoint to {self._manager.directory} failed: {error}; is the disk full or read-only?"
+            ) from error
 
 
 def _all_hosts() -> MultiprocessingOptions:

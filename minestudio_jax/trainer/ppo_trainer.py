@@ -257,6 +257,14 @@ class PPOTrainer:
                 self._publisher.keep()
                 self._publisher.write_together()
 
+    def flush_checkpoint(self) -> None:
+        """Waits until the checkpoint is written that was begun last, however long the disk takes.
+
+        Raises:
+          CheckpointFailure: it could not be written.
+        """
+        self._checkpointer.flush()
+
     def flush_published(self, timeout_s: float) -> None:
         """Waits until the versions handed over are written.
 

@@ -15,7 +15,7 @@ import pytest
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer import sharding
-from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.checkpoint import CheckpointFailure, Checkpointer
 from minestudio_jax.trainer.state import Counters, initial_state
 from tests.trainer.fragments import SPEC, tiny_policy
 
@@ -188,7 +188,7 @@ def test_a_failed_write_is_told_at_the_next_call(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints")
     (tmp_path / "checkpoints").write_text("in the way")
     checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
-    with pytest.raises(OSError, match="checkpoints"):
+    with pytest.raises(CheckpointFailure, match=r"checkpoints failed: .*is the disk full"):
         checkpointer.flush()
     checkpointer.close()
 
