@@ -164,10 +164,13 @@ def _run(
         host.together(Stop(stop.name or "the end"))
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
-        trainer.flush_checkpoint()
+        saved = trainer.flush_checkpoint()
         trainer.flush_published(config.run.stop_deadline_s)
         reason = stop.name or "the end"
-        board.stage(f"stopping after {reason}: checkpoint of iteration {trainer.counters.iteration} written")
+        if saved == trainer.counters.iteration:
+            board.stage(f"stopping after {reason}: checkpoint of iteration {saved} written")
+        else:
+            board.stage(f"stopping after {reason}: no new checkpoint")
     board.stage(_summary(directory))
     return 0
 

@@ -23,6 +23,9 @@ class LearningFailure(RuntimeError):
 class BadUpdates:
     """Counts skipped steps in a row, and writes down what each was made of.
 
+    Attributes:
+      in_a_row: skipped steps since the last one that was taken.
+      none_taken: whether all steps of the last iteration were skipped.
     Args:
       path: of the file that skipped steps are written to; made with the first of them.
       most: steps in a row that are too many.
@@ -30,7 +33,11 @@ class BadUpdates:
 
     def __init__(self, path: Path, most: int) -> None:
         self.path, self._most = path, most
-        self.in_a_row = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts anew: the parameters are others."""
+        self.in_a_row, self.none_taken = 0, False
 
     def observe(self, iteration: int, diagnosis: Diagnosis, metadata: Sequence[FragmentMetadata]) -> bool:
         """Takes in one iteration; whether too many steps in a row were skipped at some point of it.
@@ -42,6 +49,7 @@ class BadUpdates:
         """
         too_many = False
         skipped = np.asarray(diagnosis.skipped)
+        self.none_taken = bool(skipped.all())
         for epoch, step in np.ndindex(*skipped.shape):
             self.in_a_row = self.in_a_row + 1 if skipped[epoch, step] else 0
             too_many |= self.in_a_row >= self._most

@@ -36,6 +36,9 @@ class Checkpointer:
     Args:
       directory: of all checkpoints of the run.
       config: save_interval, keep_interval, keep_last, keep_best.
+
+    Attributes:
+      saved: iteration of the newest checkpoint, which may still be being written; None if there is none.
     """
 
     def __init__(self, directory: Path, config: TrainerConfig) -> None:
@@ -63,7 +66,7 @@ class Checkpointer:
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
         )
-        self._saved = self._manager.latest_step()
+        self.saved = self._manager.latest_step()
         # One at a time: Orbax keeps the save under way in variables of the process.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -81,7 +84,7 @@ class Checkpointer:
         Raises:
           CheckpointFailure: this save failed, or the one before it.
         """
-        if counters.iteration == self._saved:
+        if counters.iteration == self.saved:
             return
         self.flush()
         if jax.process_count() > 1:
@@ -89,7 +92,7 @@ class Checkpointer:
         else:
             # A host copy: the state's buffers are donated to the next update while Orbax still writes.
             self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters, score)
-        self._saved = counters.iteration
+        self.saved = counters.iteration
 
     def flush(self) -> None:
         """Waits until everything is written, however long the disk takes.

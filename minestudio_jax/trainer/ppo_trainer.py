@@ -249,21 +249,35 @@ class PPOTrainer:
             self._publisher.write_together()
 
     def checkpoint(self, watch: Stopwatch, force: bool = False) -> None:
-        """Saves if the interval asks for it, or if `force`d; not while updates fail, unless forced."""
+        """Saves if the interval asks for it and updates do not fail, or if `force`d.
+
+        Nor then if all steps of the last iteration were skipped: the parameters may be such that all later ones will
+        be, and the newest checkpoint is the only one that is gone back to.
+        """
         with watch.phase("checkpoint"):
-            if force or (self._checkpointer.due(self.counters.iteration) and not self._bad_updates.in_a_row):
+            iteration = self.counters.iteration
+            if force and self._bad_updates.none_taken:
+                log.warning(
+                    "iteration %d is not saved, as all of its optimiser steps were skipped: %s", iteration,
+                    "there is no checkpoint yet" if self._checkpointer.saved is None else
+                    f"the last checkpoint remains that of iteration {self._checkpointer.saved}",
+                )  # fmt: skip
+            elif force or (self._checkpointer.due(iteration) and not self._bad_updates.in_a_row):
                 state = dataclasses.replace(self._state, rollout=self._rollout)
                 self._checkpointer.save(state, self.counters, self._score)
                 self._publisher.keep()
                 self._publisher.write_together()
 
-    def flush_checkpoint(self) -> None:
+    def flush_checkpoint(self) -> int | None:
         """Waits until the checkpoint is written that was begun last, however long the disk takes.
 
+        Returns:
+          The iteration of the newest checkpoint; None if there is none.
         Raises:
           CheckpointFailure: it could not be written.
         """
         self._checkpointer.flush()
+        return self._checkpointer.saved
 
     def flush_published(self, timeout_s: float) -> None:
         """Waits until the versions handed over are written.
@@ -331,4 +345,4 @@ class PPOTrainer:
         # Another order of the fragments than the one that has just failed.
         self._state = dataclasses.replace(state, key=self._state.key, rollout=None)
         self._rolled_back = True
-        self._bad_updates.in_a_row = 0
+        self._bad_updates.forget()

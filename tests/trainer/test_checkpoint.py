@@ -15,7 +15,7 @@ import pytest
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer import sharding
-from minestudio_jax.trainer.checkpoint import CheckpointFailure, Checkpointer
+from minestudio_jax.trainer.checkpoint import Checkpointer, CheckpointFailure
 from minestudio_jax.trainer.state import Counters, initial_state
 from tests.trainer.fragments import SPEC, tiny_policy
 

@@ -104,6 +104,25 @@ def test_too_many_bad_updates_go_back_to_the_checkpoint_once_and_then_end_the_ru
     assert len(read_records(tmp_path / "run" / "logs" / "bad_updates.jsonl")) == 8
 
 
+def test_parameters_with_which_all_steps_are_skipped_are_not_what_a_run_continues_from(open_trainer, caplog):
+    """Though a stop asks for a checkpoint: it would be the only one that is gone back to."""
+    trainer = open_trainer("run", CountingWorld(), SPEC)
+    trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() is None
+    assert "iteration 1 is not saved, as all of its optimiser steps were skipped: there is no checkpoint" in caplog.text
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() == 2
+    assert "iteration 3 is not saved" in caplog.text
+    assert "remains that of iteration 2" in caplog.text
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() == 4
+
+
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(open_trainer):
     trainer = open_trainer("run", CountingWorld(), SPEC, max_bad_updates=4)
     with pytest.raises(LearningFailure, match="before there was a checkpoint"):
