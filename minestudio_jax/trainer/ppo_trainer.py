@@ -239,7 +239,7 @@ class PPOTrainer:
         self._score = None if math.isnan(return_mean) else return_mean
         if self._score is not None and (best is None or self._score > best):
             best = self._score
-            self._publisher.keep_as_best()
+            self._publisher.keep_as_best(best)
             if self._config.reference_update == "best_return":
                 self._renew_reference()
         self.counters = dataclasses.replace(

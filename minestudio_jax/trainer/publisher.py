@@ -11,6 +11,7 @@ write the same versions in the same order, so nothing is begun before `write_tog
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Publication:
 class _Version:
     number: int
     params: Any  # a copy: on the devices, or NumPy arrays once it was read
+    score: float = -math.inf  # of those that were the best so far
 
 
 class _Work(IntEnum):
@@ -128,8 +130,11 @@ class ParamPublisher:
         """Keeps the newest version that was handed over."""
         self._want(_Work.KEEP)
 
-    def keep_as_best(self) -> None:
-        """Keeps the newest version that was handed over as the best so far."""
+    def keep_as_best(self, score: float) -> None:
+        """Keeps the newest version that was handed over as the best so far, unless a better one lies there already."""
+        with self._condition:
+            if self._newest is not None:
+                self._newest.score = score
         self._want(_Work.KEEP_AS_BEST)
 
     def write_together(self) -> None:
@@ -247,7 +252,7 @@ class ParamPublisher:
             self._kept_numbers = sorted([*self._kept_numbers, version.number])[-KEPT_VERSIONS:]
         if self._first:
             if as_best:
-                policy_store.keep_as_best(self._kept, version.number)
+                policy_store.keep_as_best(self._kept, version.number, version.score)
             policy_store.remove_versions(self._kept, KEPT_VERSIONS)
 
     def _written_to_be_sent(self, number: int, params: Any, publication: Publication) -> Path:
