@@ -384,8 +384,8 @@ class TrainerConfig:
     entropy_bonus_decay: float = _setting(1.0, "Factor on entropy_bonus_coef after every iteration.", lower=0, upper=1)
     kl_reference_coef: float = _setting(
         0.0,
-        "Weight of the divergence from the reference policy, nats a step; it is the one the run began with, unless "
-        "reference_update says otherwise. VPT's rho.",
+        "Weight of the divergence from the reference policy, nats a step; it is the one the run began with, or was "
+        "continued with if this was 0 before, unless reference_update says otherwise. VPT's rho.",
         lower=0,
     )
     kl_reference_direction: str = _setting(

@@ -111,19 +111,29 @@ class Checkpointer:
 
         Args:
           abstract: jax.ShapeDtypeStructs with shardings; where the arrays are to lie.
+        Returns:
+          State and counters. A reference that is not wanted is left out; if one is wanted and none was saved, it is
+          None.
         Raises:
           ValueError: it does not fit the settings.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        wanted = _as_dict(abstract)
-        self._check_fit(step, wanted)
+        stored = {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)["state"]).items()}
+        # Orbax restores all that was saved or nothing.
+        has_reference = any(name.startswith("reference.") for name in stored)
+        as_saved = dataclasses.replace(abstract, reference=abstract.params if has_reference else None)
+        wanted = _as_dict(as_saved)
+        self._check_fit(step, stored, wanted)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), counters=ocp.args.JsonRestore()),
         )
-        return _from_dict(restored["state"], abstract), Counters(**restored["counters"])
+        state = _from_dict(restored["state"], as_saved)
+        if abstract.reference is None:
+            state = dataclasses.replace(state, reference=None)
+        return state, Counters(**restored["counters"])
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -133,12 +143,10 @@ class Checkpointer:
             self._writer.shutdown()
             self._manager.close()
 
-    def _check_fit(self, step: int, wanted: dict[str, Any]) -> None:
-        stored = self._manager.item_metadata(step)["state"]
-        stored_shapes = {name: tuple(array.shape) for name, array in dict(stored).items()}
+    def _check_fit(self, step: int, stored: dict[str, tuple[int, ...]], wanted: dict[str, Any]) -> None:
         wanted_shapes = {name: tuple(array.shape) for name, array in wanted.items()}
-        for name in sorted(stored_shapes.keys() | wanted_shapes.keys()):
-            there, expected = stored_shapes.get(name, "missing"), wanted_shapes.get(name, "nothing")
+        for name in sorted(stored.keys() | wanted_shapes.keys()):
+            there, expected = stored.get(name, "missing"), wanted_shapes.get(name, "nothing")
             if there != expected:
                 raise ValueError(
                     f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "

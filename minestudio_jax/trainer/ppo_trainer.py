@@ -84,7 +84,8 @@ class PPOTrainer:
             abstract = dataclasses.replace(abstract, rollout=collector.abstract())
         self._collector = collector
         self._checkpointer = Checkpointer(run_dir / "checkpoints", config)
-        restored = self._checkpointer.restore(abstract)
+        self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        restored = self._restored(abstract)
         self.resumed = restored is not None
         state: TrainState
         if restored is None:
@@ -121,7 +122,6 @@ class PPOTrainer:
             # What is told to the conductor lies on every device, so that each host can read it.
             out_shardings=(shardings, *[sharding.replicated(mesh)] * 2),
         )
-        self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         together = not global_arrays.first_host_has(abstract.params)
         self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, together)
         bad_updates = "bad_updates.jsonl" if first_host else f"bad_updates-host-{jax.process_index()}.jsonl"
@@ -314,6 +314,19 @@ class PPOTrainer:
         """What the auxiliary losses draw for one iteration, on the devices; every host draws the same."""
         return global_arrays.from_whole(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
 
+    def _restored(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
+        """The newest checkpoint; its parameters are the reference if there has to be one, and it was saved without."""
+        restored = self._checkpointer.restore(abstract)
+        if restored is not None and restored[0].reference is None and abstract.reference is not None:
+            state, counters = restored
+            log.warning(
+                "the policy of iteration %d is the reference: trainer.kl_reference_coef was 0 when its checkpoint was "
+                "written, so that it has none",
+                counters.iteration,
+            )
+            restored = dataclasses.replace(state, reference=self._copied(state.params)), counters
+        return restored
+
     def _renew_reference(self) -> None:
         """The present policy becomes the one that it is held near."""
         self._state = dataclasses.replace(self._state, reference=self._copied(self._state.params))
@@ -334,7 +347,7 @@ class PPOTrainer:
         abstract = self._abstract
         if self._collector is not None:
             abstract = dataclasses.replace(abstract, rollout=self._collector.abstract())
-        restored = self._checkpointer.restore(abstract)
+        restored = self._restored(abstract)
         if restored is None:
             raise LearningFailure(
                 f"{what}, before there was a checkpoint to go back to: {where}; lower trainer.learning_rate, or look "

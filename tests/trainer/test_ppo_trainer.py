@@ -157,6 +157,31 @@ def test_the_reference_is_replaced_by_its_rule_and_lies_in_the_checkpoint(open_t
     assert again.counters.best_return == 2.0
 
 
+def test_a_run_may_be_continued_with_a_reference_or_without(open_trainer, caplog):
+    """Of what the parameters were when it got one, which from then on is in its checkpoints."""
+
+    def resumed(coefficient):
+        trainer = open_trainer("run", CountingWorld(), SPEC, kl_reference_coef=coefficient)
+        params, reference = jax.device_get((trainer._state.params, trainer._state.reference))
+        (metrics,) = iterate(trainer, 1)
+        assert ("loss/kl_reference" in metrics) == (coefficient > 0)
+        trainer.checkpoint(Stopwatch(), force=True)
+        trainer.close()
+        return params, reference
+
+    assert resumed(0.0)[1] is None
+    assert "is the reference" not in caplog.text
+    params, reference = resumed(0.1)
+    assert same(params, reference)
+    assert "the policy of iteration 1 is the reference: trainer.kl_reference_coef was 0" in caplog.text
+    params, again = resumed(0.2)
+    assert same(reference, again)
+    assert not same(params, again)
+    assert resumed(0.0)[1] is None
+    assert resumed(0.1)[1] is not None
+    assert "the policy of iteration 4 is the reference" in caplog.text
+
+
 def test_actions_are_fresh_and_episodes_are_told(open_trainer):
     trainer = open_trainer("run", CountingWorld(), SPEC)
     for metrics in iterate(trainer, 2):
