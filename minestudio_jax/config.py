@@ -361,7 +361,8 @@ class TrainerConfig:
         "behaviour",
         "What ratios are taken against. behaviour: the policy that acted, by the log-probabilities it stored. "
         "recompute: the parameters at the start of the iteration, as MineStudio does, whatever the lag. vtrace: those "
-        "too, with advantages and targets corrected from the policy that acted by V-trace.",
+        "too, or at the start of the epoch with advantage_refresh=epoch, with advantages and targets corrected from "
+        "the policy that acted by V-trace.",
         choices=("behaviour", "recompute", "vtrace"),
     )
     vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0.1)

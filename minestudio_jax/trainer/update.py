@@ -95,6 +95,7 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
 
         def refreshed(params: Params) -> Targets:
             targets = make_targets(policy, config, mesh, params, batch)
+            # V-trace's ratios and advantages are of the same parameters, so there both are the epoch's.
             return targets._replace(old_logp=start.old_logp) if config.off_policy == "recompute" else targets
 
         def shard_gradient(

@@ -333,6 +333,15 @@ def test_advantages_may_be_computed_anew_for_every_epoch(policy, state, fragment
         assert_same(results[0][0].params["value_statistics"], results[1][0].params["value_statistics"], rtol=0)
 
 
+def test_ratios_are_to_the_start_of_the_iteration_but_with_vtrace_anew_for_every_epoch(policy, state, fragments):
+    """One step an epoch: the first epoch's ratios are 1, those of the second are if they are to its own start."""
+    batch = stack_fragments(fragments)
+    one_step = dataclasses.replace(CONFIG, gradient_accumulation=2, epochs_per_iteration=2, advantage_refresh="epoch")
+    for kind, anew in (("recompute", False), ("vtrace", True)):
+        _, metrics = update(policy, dataclasses.replace(one_step, off_policy=kind), state, batch)
+        assert (metrics["ppo/approx_kl"] < 1e-7) == anew
+
+
 def test_an_entropy_bonus_may_fade(policy, state, fragments):
     batch = stack_fragments(fragments)
     without = dataclasses.replace(CONFIG, entropy_bonus_coef=0.0)
