@@ -335,8 +335,10 @@ class TrainerConfig:
     )
     anneal_lr_linearly: bool = _setting(False, "Learning rate falls linearly to 0 at num_iterations.")
     weight_decay: float = _setting(0.0, "Decoupled weight decay; not on biases and norms.", lower=0)
-    adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=0)
-    max_grad_norm: float = _setting(5.0, "Gradients are scaled down to this global L2 norm.", lower=0)
+    adam_eps: float = _setting(1e-8, "AdamW's epsilon.", lower=1e-15)
+    max_grad_norm: float = _setting(
+        5.0, "Gradients are scaled down to this global L2 norm; 0: they are left as they are.", lower=0
+    )
     mesh: str = _setting(
         "data:-1",
         "How the learner's devices are arranged, axis:devices, separated by commas; -1 takes what is left. Batches are "
@@ -369,10 +371,11 @@ class TrainerConfig:
         "behaviour",
         "What ratios are taken against. behaviour: the policy that acted, by the log-probabilities it stored. "
         "recompute: the parameters at the start of the iteration, as MineStudio does, whatever the lag. vtrace: those "
-        "too, with advantages and targets corrected from the policy that acted by V-trace.",
+        "too, or at the start of the epoch with advantage_refresh=epoch, with advantages and targets corrected from "
+        "the policy that acted by V-trace.",
         choices=("behaviour", "recompute", "vtrace"),
     )
-    vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0)
+    vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0.1)
     normalize_advantage_full_batch: bool = _setting(
         True, "Advantages of the whole iteration (all devices) are scaled to mean 0, deviation 1."
     )
@@ -384,7 +387,7 @@ class TrainerConfig:
         lower=0,
     )
     log_ratio_range: float = _setting(
-        50.0, "Log-ratios are clamped to +- this many nats before the exponential.", lower=0, upper=80
+        50.0, "Log-ratios are clamped to +- this many nats before the exponential.", lower=0.1, upper=80
     )
     ppo_policy_coef: float = _setting(1.0, "Weight of the policy loss.", lower=0)
     ppo_vf_coef: float = _setting(0.5, "Weight of the value loss.", lower=0)
@@ -392,8 +395,8 @@ class TrainerConfig:
     entropy_bonus_decay: float = _setting(1.0, "Factor on entropy_bonus_coef after every iteration.", lower=0, upper=1)
     kl_reference_coef: float = _setting(
         0.0,
-        "Weight of the divergence from the reference policy, nats a step; it is the one the run began with, unless "
-        "reference_update says otherwise. VPT's rho.",
+        "Weight of the divergence from the reference policy, nats a step; it is the one the run began with, or was "
+        "continued with if this was 0 before, unless reference_update says otherwise. VPT's rho.",
         lower=0,
     )
     kl_reference_direction: str = _setting(
@@ -444,8 +447,8 @@ class TrainerConfig:
     )
     max_bad_updates: int = _setting(
         20,
-        "Optimiser steps in a row whose loss or gradient is not finite, after which the last checkpoint is taken up "
-        "again; the second time the run stops.",
+        "Optimiser steps in a row whose loss, gradient or change is not finite, after which the last checkpoint is "
+        "taken up again; the second time the run stops.",
         lower=1,
     )
 

@@ -104,6 +104,9 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"policy": {"channels": ()}}, ["policy.channels", "16,32,32"]),
         ({"trainer": {"dual_clip": 1.1}}, ["trainer.dual_clip=1.1", "1.2", "0 takes it away"]),
         ({"trainer": {"off_policy": "none"}}, ["trainer.off_policy='none'", "behaviour, recompute, vtrace"]),
+        ({"trainer": {"adam_eps": 0.0}}, ["trainer.adam_eps=0.0", "least"]),
+        ({"trainer": {"log_ratio_range": 0.0}}, ["trainer.log_ratio_range=0.0", "least"]),
+        ({"trainer": {"off_policy": "vtrace", "vtrace_clip": 0.0}}, ["trainer.vtrace_clip=0.0", "least"]),
         ({"trainer": {"vtrace_clip": 2.0}}, ["trainer.vtrace_clip=2.0", "off_policy"]),
         ({"trainer": {"reference_update": "interval"}}, ["reference_update='interval'", "reference_interval=0"]),
         (

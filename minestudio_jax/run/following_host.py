@@ -125,9 +125,11 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
             trainer.checkpoint(watch)
         host.ready(order)
         trainer.checkpoint(watch, force=True)
+        saved = trainer.flush_checkpoint()
         trainer.flush_published(run.stop_deadline_s)
         stopped.set()
-        board.stage(f"host {host.index} has written its part of the checkpoint after {order.reason}")
+        what = "its part of the checkpoint" if saved == trainer.counters.iteration else "no new checkpoint"
+        board.stage(f"host {host.index} has written {what} after {order.reason}")
     return 0
 
 

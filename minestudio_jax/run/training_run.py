@@ -35,6 +35,7 @@ from minestudio_jax.run.run_log import log_to
 from minestudio_jax.run.stop_signal import StopSignal
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.bad_updates import LearningFailure
+from minestudio_jax.trainer.checkpoint import CheckpointFailure
 from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.utils.compilation_cache import use_compilation_cache
@@ -43,6 +44,9 @@ from minestudio_jax.utils.metric_log import MetricLog
 from minestudio_jax.utils.metrics import read_records, rewind
 from minestudio_jax.utils.sinks import sink_factories
 from minestudio_jax.utils.timing import Stopwatch
+
+# Failures that are the run's, not the program's: their sentence says all.
+_TOLD = (RolloutFailure, EnvironmentFailure, LearningFailure, CheckpointFailure, HostFailure)
 
 _WAIT_S = 0.25  # how often the waiting learner looks at the stop signal
 _SAY_WAITING_AFTER_S = 2.0
@@ -104,7 +108,7 @@ def _conduct(config: Config, host: LeadHost, stop: StopSignal, started: float) -
             return _run(config, directory, board, desk, host, stop, needed, started)
         except Exception as raised:
             error = host.explained(raised)
-            if not isinstance(error, (RolloutFailure, EnvironmentFailure, LearningFailure, HostFailure)):
+            if not isinstance(error, _TOLD):
                 raise
             desk.failed(str(error))
             log.error("%s", error)
@@ -160,9 +164,13 @@ def _run(
         host.together(Stop(stop.name or "the end"))
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
+        saved = trainer.flush_checkpoint()
         trainer.flush_published(config.run.stop_deadline_s)
         reason = stop.name or "the end"
-        board.stage(f"stopping after {reason}: checkpoint of iteration {trainer.counters.iteration} written")
+        if saved == trainer.counters.iteration:
+            board.stage(f"stopping after {reason}: checkpoint of iteration {saved} written")
+        else:
+            board.stage(f"stopping after {reason}: no new checkpoint")
     board.stage(_summary(directory))
     return 0
 
@@ -199,7 +207,7 @@ def _loop(
             before.env_steps + experience.steps,
             before.wall_time_s + time.monotonic() - started,
             statistics.return_mean(),
-            trainer.all_is_published or config.rollout.synchronous,
+            trainer.may_publish or config.rollout.synchronous,
         )
         host.tell(Progress(*progress))
         trainer.set_progress(*progress)

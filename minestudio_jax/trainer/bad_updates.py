@@ -1,4 +1,4 @@
-"""What is done about optimiser steps whose loss or gradient was not finite."""
+"""What is done about optimiser steps whose loss, gradient or change was not finite."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class LearningFailure(RuntimeError):
 class BadUpdates:
     """Counts skipped steps in a row, and writes down what each was made of.
 
+    Attributes:
+      in_a_row: skipped steps since the last one that was taken.
+      none_taken: whether all steps of the last iteration were skipped.
     Args:
       path: of the file that skipped steps are written to; made with the first of them.
       most: steps in a row that are too many.
@@ -30,7 +33,11 @@ class BadUpdates:
 
     def __init__(self, path: Path, most: int) -> None:
         self.path, self._most = path, most
-        self.in_a_row = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts anew: the parameters are others."""
+        self.in_a_row, self.none_taken = 0, False
 
     def observe(self, iteration: int, diagnosis: Diagnosis, metadata: Sequence[FragmentMetadata]) -> bool:
         """Takes in one iteration; whether too many steps in a row were skipped at some point of it.
@@ -42,6 +49,7 @@ class BadUpdates:
         """
         too_many = False
         skipped = np.asarray(diagnosis.skipped)
+        self.none_taken = bool(skipped.all())
         for epoch, step in np.ndindex(*skipped.shape):
             self.in_a_row = self.in_a_row + 1 if skipped[epoch, step] else 0
             too_many |= self.in_a_row >= self._most
@@ -53,7 +61,7 @@ class BadUpdates:
     def _write(self, iteration: int, epoch: int, step: int, rows: list[int], metadata: list[FragmentMetadata]) -> None:
         if self.in_a_row == 1:
             log.warning(
-                "iteration %d: the loss or its gradient was not finite, the step is skipped; see %s",
+                "iteration %d: the loss, its gradient or the change was not finite, the step is skipped; see %s",
                 iteration + 1, self.path,
             )  # fmt: skip
         file = JsonLines(self.path)

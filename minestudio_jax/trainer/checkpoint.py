@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ from minestudio_jax.trainer.state import Counters, TrainState
 _SCORE = "return_mean"
 
 
+class CheckpointFailure(RuntimeError):
+    """A checkpoint could not be written; says where and why."""
+
+
 class Checkpointer:
     """Saves and restores (TrainState, Counters), one step per finished iteration count.
 
@@ -30,6 +36,9 @@ class Checkpointer:
     Args:
       directory: of all checkpoints of the run.
       config: save_interval, keep_interval, keep_last, keep_best.
+
+    Attributes:
+      saved: iteration of the newest checkpoint, which may still be being written; None if there is none.
     """
 
     def __init__(self, directory: Path, config: TrainerConfig) -> None:
@@ -49,6 +58,7 @@ class Checkpointer:
                 ),
                 best_fn=_score,  # without it Orbax stores no metrics
                 create=False,  # Orbax would refuse that with several hosts
+                cleanup_tmp_directories=True,  # of saves that were killed; the first host does it
                 enable_async_checkpointing=jax.process_count() > 1,
                 # Else the publisher's files would wait for this one's directories, and for ever if they are late.
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
@@ -56,7 +66,7 @@ class Checkpointer:
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
         )
-        self._saved = self._manager.latest_step()
+        self.saved = self._manager.latest_step()
         # One at a time: Orbax keeps the save under way in variables of the process.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -72,9 +82,9 @@ class Checkpointer:
           state, counters: what is saved.
           score: by which the best checkpoints are found, the higher the better; None: it is none of them.
         Raises:
-          Exception: the save before this one failed.
+          CheckpointFailure: this save failed, or the one before it.
         """
-        if counters.iteration == self._saved:
+        if counters.iteration == self.saved:
             return
         self.flush()
         if jax.process_count() > 1:
@@ -82,37 +92,48 @@ class Checkpointer:
         else:
             # A host copy: the state's buffers are donated to the next update while Orbax still writes.
             self._writing = self._writer.submit(self._write, _as_dict(jax.device_get(state)), counters, score)
-        self._saved = counters.iteration
+        self.saved = counters.iteration
 
     def flush(self) -> None:
-        """Waits until everything is written.
+        """Waits until everything is written, however long the disk takes.
 
         Raises:
-          Exception: writing failed.
+          CheckpointFailure: writing failed.
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
-        self._manager.wait_until_finished()
+        with self._failure_told():
+            self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest complete checkpoint, or None if there is none.
 
         Args:
           abstract: jax.ShapeDtypeStructs with shardings; where the arrays are to lie.
+        Returns:
+          State and counters. A reference that is not wanted is left out; if one is wanted and none was saved, it is
+          None.
         Raises:
           ValueError: it does not fit the settings.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        wanted = _as_dict(abstract)
-        self._check_fit(step, wanted)
+        stored = {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)["state"]).items()}
+        # Orbax restores all that was saved or nothing.
+        has_reference = any(name.startswith("reference.") for name in stored)
+        as_saved = dataclasses.replace(abstract, reference=abstract.params if has_reference else None)
+        wanted = _as_dict(as_saved)
+        self._check_fit(step, stored, wanted)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), counters=ocp.args.JsonRestore()),
         )
-        return _from_dict(restored["state"], abstract), Counters(**restored["counters"])
+        state = _from_dict(restored["state"], as_saved)
+        if abstract.reference is None:
+            state = dataclasses.replace(state, reference=None)
+        return state, Counters(**restored["counters"])
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -122,12 +143,10 @@ class Checkpointer:
             self._writer.shutdown()
             self._manager.close()
 
-    def _check_fit(self, step: int, wanted: dict[str, Any]) -> None:
-        stored = self._manager.item_metadata(step)["state"]
-        stored_shapes = {name: tuple(array.shape) for name, array in dict(stored).items()}
+    def _check_fit(self, step: int, stored: dict[str, tuple[int, ...]], wanted: dict[str, Any]) -> None:
         wanted_shapes = {name: tuple(array.shape) for name, array in wanted.items()}
-        for name in sorted(stored_shapes.keys() | wanted_shapes.keys()):
-            there, expected = stored_shapes.get(name, "missing"), wanted_shapes.get(name, "nothing")
+        for name in sorted(stored.keys() | wanted_shapes.keys()):
+            there, expected = stored.get(name, "missing"), wanted_shapes.get(name, "nothing")
             if there != expected:
                 raise ValueError(
                     f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
@@ -136,14 +155,24 @@ class Checkpointer:
                 )
 
     def _write(self, state: dict[str, Any], counters: Counters, score: float | None) -> None:
-        self._manager.save(
-            counters.iteration,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
-            ),
-            metrics={} if score is None else {_SCORE: score},
-        )
+        with self._failure_told():
+            self._manager.save(
+                counters.iteration,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+                ),
+                metrics={} if score is None else {_SCORE: score},
+            )
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointFailure(
+                f"writing a checkpoint to {self._manager.directory} failed: {error}; is the disk full or read-only?"
+            ) from error
 
 
 def _all_hosts() -> MultiprocessingOptions:

@@ -84,7 +84,8 @@ class PPOTrainer:
             abstract = dataclasses.replace(abstract, rollout=collector.abstract())
         self._collector = collector
         self._checkpointer = Checkpointer(run_dir / "checkpoints", config)
-        restored = self._checkpointer.restore(abstract)
+        self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        restored = self._restored(abstract)
         self.resumed = restored is not None
         state: TrainState
         if restored is None:
@@ -121,7 +122,6 @@ class PPOTrainer:
             # What is told to the conductor lies on every device, so that each host can read it.
             out_shardings=(shardings, *[sharding.replicated(mesh)] * 2),
         )
-        self._copied: Any = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         together = not global_arrays.first_host_has(abstract.params)
         self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, together)
         bad_updates = "bad_updates.jsonl" if first_host else f"bad_updates-host-{jax.process_index()}.jsonl"
@@ -171,8 +171,8 @@ class PPOTrainer:
             self._loader = DirectLoader(source, sharding, config.task_weights, auxiliary_data)
 
     @property
-    def all_is_published(self) -> bool:
-        """Whether nothing is being written, on any host, of the versions that were handed over."""
+    def may_publish(self) -> bool:
+        """Whether hosts that publish together may begin to write the newest version; see `ParamPublisher.is_free`."""
         return self._publisher.is_free
 
     def wait_for_batch(self, timeout_s: float) -> LoadedBatch | None:
@@ -238,7 +238,7 @@ class PPOTrainer:
         self._score = None if math.isnan(return_mean) else return_mean
         if self._score is not None and (best is None or self._score > best):
             best = self._score
-            self._publisher.keep_as_best()
+            self._publisher.keep_as_best(best)
             if self._config.reference_update == "best_return":
                 self._renew_reference()
         self.counters = dataclasses.replace(
@@ -248,13 +248,35 @@ class PPOTrainer:
             self._publisher.write_together()
 
     def checkpoint(self, watch: Stopwatch, force: bool = False) -> None:
-        """Saves if the interval asks for it, or if `force`d; not while updates fail, unless forced."""
+        """Saves if the interval asks for it and updates do not fail, or if `force`d.
+
+        Nor then if all steps of the last iteration were skipped: the parameters may be such that all later ones will
+        be, and the newest checkpoint is the only one that is gone back to.
+        """
         with watch.phase("checkpoint"):
-            if force or (self._checkpointer.due(self.counters.iteration) and not self._bad_updates.in_a_row):
+            iteration = self.counters.iteration
+            if force and self._bad_updates.none_taken:
+                log.warning(
+                    "iteration %d is not saved, as all of its optimiser steps were skipped: %s", iteration,
+                    "there is no checkpoint yet" if self._checkpointer.saved is None else
+                    f"the last checkpoint remains that of iteration {self._checkpointer.saved}",
+                )  # fmt: skip
+            elif force or (self._checkpointer.due(iteration) and not self._bad_updates.in_a_row):
                 state = dataclasses.replace(self._state, rollout=self._rollout)
                 self._checkpointer.save(state, self.counters, self._score)
                 self._publisher.keep()
                 self._publisher.write_together()
+
+    def flush_checkpoint(self) -> int | None:
+        """Waits until the checkpoint is written that was begun last, however long the disk takes.
+
+        Returns:
+          The iteration of the newest checkpoint; None if there is none.
+        Raises:
+          CheckpointFailure: it could not be written.
+        """
+        self._checkpointer.flush()
+        return self._checkpointer.saved
 
     def flush_published(self, timeout_s: float) -> None:
         """Waits until the versions handed over are written.
@@ -291,6 +313,19 @@ class PPOTrainer:
         """What the auxiliary losses draw for one iteration, on the devices; every host draws the same."""
         return global_arrays.from_whole(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
 
+    def _restored(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
+        """The newest checkpoint; its parameters are the reference if there has to be one, and it was saved without."""
+        restored = self._checkpointer.restore(abstract)
+        if restored is not None and restored[0].reference is None and abstract.reference is not None:
+            state, counters = restored
+            log.warning(
+                "the policy of iteration %d is the reference: trainer.kl_reference_coef was 0 when its checkpoint was "
+                "written, so that it has none",
+                counters.iteration,
+            )
+            restored = dataclasses.replace(state, reference=self._copied(state.params)), counters
+        return restored
+
     def _renew_reference(self) -> None:
         """The present policy becomes the one that it is held near."""
         self._state = dataclasses.replace(self._state, reference=self._copied(self._state.params))
@@ -298,8 +333,8 @@ class PPOTrainer:
     def _roll_back(self) -> None:
         """Takes up the parameters, optimiser and reference of the last checkpoint; everything else goes on."""
         what = (
-            f"trainer.max_bad_updates={self._config.max_bad_updates} optimiser steps in a row had a loss or gradient "
-            "that was not finite"
+            f"trainer.max_bad_updates={self._config.max_bad_updates} optimiser steps in a row had a loss, gradient "
+            "or change that was not finite"
         )
         where = f"logs/{self._bad_updates.path.name} names the fragments"
         if self._rolled_back:
@@ -311,7 +346,7 @@ class PPOTrainer:
         abstract = self._abstract
         if self._collector is not None:
             abstract = dataclasses.replace(abstract, rollout=self._collector.abstract())
-        restored = self._checkpointer.restore(abstract)
+        restored = self._restored(abstract)
         if restored is None:
             raise LearningFailure(
                 f"{what}, before there was a checkpoint to go back to: {where}; lower trainer.learning_rate, or look "
@@ -322,4 +357,4 @@ class PPOTrainer:
         # Another order of the fragments than the one that has just failed.
         self._state = dataclasses.replace(state, key=self._state.key, rollout=None)
         self._rolled_back = True
-        self._bad_updates.in_a_row = 0
+        self._bad_updates.forget()

@@ -11,6 +11,7 @@ write the same versions in the same order, so nothing is begun before `write_tog
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Publication:
 class _Version:
     number: int
     params: Any  # a copy: on the devices, or NumPy arrays once it was read
+    score: float = -math.inf  # of those that were the best so far
 
 
 class _Work(IntEnum):
@@ -98,7 +100,7 @@ class ParamPublisher:
         self._newest: _Version | None = None
         self._wanted: dict[_Work, _Version] = {}
         self._begun: deque[tuple[_Work, _Version]] = deque()  # of all hosts together
-        self._busy = self._closed = False
+        self._busy = self._sending = self._closed = False
         self._condition = threading.Condition()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -128,8 +130,11 @@ class ParamPublisher:
         """Keeps the newest version that was handed over."""
         self._want(_Work.KEEP)
 
-    def keep_as_best(self) -> None:
-        """Keeps the newest version that was handed over as the best so far."""
+    def keep_as_best(self, score: float) -> None:
+        """Keeps the newest version that was handed over as the best so far, unless a better one lies there already."""
+        with self._condition:
+            if self._newest is not None:
+                self._newest.score = score
         self._want(_Work.KEEP_AS_BEST)
 
     def write_together(self) -> None:
@@ -145,9 +150,13 @@ class ParamPublisher:
 
     @property
     def is_free(self) -> bool:
-        """Whether everything that was begun is written, by all hosts."""
+        """Whether all versions that hosts have begun together to send are written, by all of them.
+
+        What is kept does not count. The learner may run out of fresh data while it is written; if the newest version
+        were not begun by then, to be sent after it, no iteration would come to begin it.
+        """
         with self._condition:
-            return not self._has_work() and not self._busy
+            return not self._sending and all(work != _Work.SEND for work, _ in self._begun)
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything handed over is published and kept; False if that took longer than `timeout_s`."""
@@ -210,16 +219,18 @@ class ParamPublisher:
         else:
             work = min(self._wanted)
             version = self._wanted.pop(work)
-        if work == _Work.SEND:
+        self._sending = work == _Work.SEND
+        if self._sending:
             return partial(self._send, version)
         return partial(self._keep, version, as_best=work == _Work.KEEP_AS_BEST)
 
     def _send(self, version: _Version) -> None:
         publication = self._publication
-        if publication is None:
-            return
-        path = self._written_to_be_sent(version.number, self._in_numbers_to_send(version, publication), publication)
-        if self._first:
+        if publication is not None:
+            params = self._in_numbers_to_send(version, publication)
+            path = self._written_to_be_sent(version.number, params, publication)
+        self._sending = False  # before anybody is told, who may go on with it and ask whether the next can be begun
+        if publication is not None and self._first:
             policy_store.remove_versions(self._sent, KEPT_VERSIONS)
             publication.on_published(version.number, path)
 
@@ -241,7 +252,7 @@ class ParamPublisher:
             self._kept_numbers = sorted([*self._kept_numbers, version.number])[-KEPT_VERSIONS:]
         if self._first:
             if as_best:
-                policy_store.keep_as_best(self._kept, version.number)
+                policy_store.keep_as_best(self._kept, version.number, version.score)
             policy_store.remove_versions(self._kept, KEPT_VERSIONS)
 
     def _written_to_be_sent(self, number: int, params: Any, publication: Publication) -> Path:

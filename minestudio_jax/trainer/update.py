@@ -7,6 +7,7 @@ steps, B fragments a batch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -65,8 +66,8 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
       auxiliary: losses besides PPO's.
     Returns:
       `update(state, batch, coefficients, auxiliary_data) -> (state, metrics, diagnosis)`, the last argument being what
-      `auxiliary` drew, () without. Every metric is a float32 []. A step whose loss or gradient is not finite changes
-      nothing.
+      `auxiliary` drew, () without. Every metric is a float32 []. A step whose loss, gradient or change is not
+      finite changes nothing.
     """
     optimizer = make_optimizer(config)
     shards = batch_shards(mesh)
@@ -94,6 +95,7 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
 
         def refreshed(params: Params) -> Targets:
             targets = make_targets(policy, config, mesh, params, batch)
+            # V-trace's ratios and advantages are of the same parameters, so there both are the epoch's.
             return targets._replace(old_logp=start.old_logp) if config.off_policy == "recompute" else targets
 
         def shard_gradient(
@@ -121,8 +123,8 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
                 gradient = jax.tree.map(jnp.add, gradient, laid_out(mesh, more, specs))
                 metrics |= {**said, "loss/total": metrics["loss/total"] + loss}
             norm = global_norm(mesh, gradient, specs)
-            finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
-            clipped = jnp.where(norm < config.max_grad_norm, 1.0, config.max_grad_norm / jnp.maximum(norm, 1e-30))
+            most = config.max_grad_norm or math.inf
+            clipped = jnp.where(norm < most, 1.0, most / jnp.maximum(norm, 1e-30))
             gradient = jax.tree.map(lambda g: clipped * g, gradient)
             change, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
             # In warm-up only the value head may move, whatever weight decay says.
@@ -131,6 +133,9 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
                 change,
                 policy.only_value_head(change),
             )
+            # Of what is added as well: a finite gradient may still be divided by 0, or multiplied by what is too large.
+            told = (norm, metrics["loss/total"], global_norm(mesh, laid_out(mesh, change, specs), specs))
+            finite = jnp.isfinite(jnp.stack(told)).all()
             new = (optax.apply_updates(params, change), new_optimizer_state)
             kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carry)
             return kept, (metrics | {"ppo/grad_norm": norm}, Diagnosis(~finite, fragments))
@@ -272,8 +277,8 @@ def _with_mean_weight_one(batch: FragmentBatch) -> FragmentBatch:
 
 
 def _means(metrics: Metrics, skipped: jax.Array) -> Metrics:
-    """[epochs, steps] to []: means over the steps that were taken, and how many were not."""
-    taken = jnp.maximum(jnp.sum(~skipped), 1.0)
+    """[epochs, steps] to []: means over the steps that were taken, NaN if none was, and how many were not."""
+    taken = jnp.sum(~skipped, dtype=jnp.float32)
     means = {name: jnp.sum(jnp.where(skipped, 0.0, x)) / taken for name, x in metrics.items()}
     return means | {"ppo/skipped_updates": jnp.sum(skipped, dtype=jnp.float32)}
 

@@ -1,7 +1,8 @@
 """How a policy version lies on disk: the one Orbax reader and writer that publisher and rollout share.
 
 `<directory>/<version>/` holds an uncompressed Orbax PyTree checkpoint of the parameters. A version appears
-under its name only when it is complete. `<directory>/best/` is the version with the best return so far.
+under its name only when it is complete. `<directory>/best/` is the version with the best return so far,
+which `score.json` in it says.
 
 Orbax's handlers are called without its Checkpointer, which keeps the operation under way in variables of the process:
 so versions are written and read while a checkpoint is, and by several threads at a time.
@@ -9,6 +10,7 @@ so versions are written and read while a checkpoint is, and by several threads a
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +24,7 @@ import orbax.checkpoint as ocp
 _READ_THREADS = 2
 _PARTIAL = ".partial"
 _REMOVED = ".removed"
+_SCORE = "score.json"
 
 
 def version_path(directory: Path, version: int) -> Path:
@@ -118,16 +121,33 @@ def best_path(directory: Path) -> Path:
     return directory / "best"
 
 
-def keep_as_best(directory: Path, version: int) -> None:
-    """Makes one version the best so far; its files are shared, not copied, and outlive the version."""
+def keep_as_best(directory: Path, version: int, score: float) -> None:
+    """Makes one version the best so far, unless the one there has a score at least as high.
+
+    A process that was killed may have left one that is better than all that its last checkpoint knows of. The
+    version's files are shared, not copied, and outlive it.
+    """
+    there = _best_score(directory)
+    if there is not None and there >= score:
+        return
     path, new, old = best_path(directory), directory / "best.new", directory / "best.old"
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(version_path(directory, version), new, copy_function=os.link)
+    with open(new / _SCORE, "w") as file:
+        file.write(json.dumps(score))
+        file.flush()
+        os.fsync(file.fileno())
     if path.exists():
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _best_score(directory: Path) -> float | None:
+    """Of `best`; None if there is none, or it came without."""
+    path = best_path(directory) / _SCORE
+    return float(json.loads(path.read_text())) if path.exists() else None
 
 
 def list_versions(directory: Path) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 from tests.run.programs import Program, metrics, train, wait_for_iteration
@@ -40,6 +41,19 @@ def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
             assert once[name] == anew[name]
     evaluated = Program("evaluate", f"--run.dir={run_dir}", "--episodes=3")
     assert evaluated.wait() == 0, evaluated.stderr
+
+
+def test_a_checkpoint_at_the_end_that_cannot_be_written_is_told(tmp_path):
+    program = train(tmp_path / "run", *DEVICE, "--trainer.save_interval=100000")
+    wait_for_iteration(program, tmp_path / "run", 2)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    os.kill(program.process.pid, signal.SIGTERM)
+    assert program.wait() == 1, program.stdout + program.stderr
+    assert "failed: writing a checkpoint to" in program.stdout
+    assert "written" not in program.stdout
+    assert "Traceback" not in program.stderr
+    program.assert_nothing_left()
 
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.trainer import sharding
-from minestudio_jax.trainer.checkpoint import Checkpointer
+from minestudio_jax.trainer.checkpoint import Checkpointer, CheckpointFailure
 from minestudio_jax.trainer.state import Counters, initial_state
 from tests.trainer.fragments import SPEC, tiny_policy
 
@@ -162,6 +162,18 @@ def test_a_torn_checkpoint_is_passed_over(checkpointer, tmp_path):
     assert counters.iteration == 4
 
 
+def test_what_a_killed_save_has_left_is_removed(checkpointer, tmp_path):
+    """A save at the end, of an iteration that a continued run may never save again."""
+    directory, state = tmp_path / "checkpoints", make_state(tiny_policy(), 1)
+    checkpointer.save(state, Counters(iteration=2))
+    checkpointer.flush()
+    shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp")
+    again = Checkpointer(directory, CONFIG)
+    again.save(state, Counters(iteration=4))  # what is removed in the background is gone by then
+    again.close()
+    assert sorted(path.name for path in directory.iterdir()) == ["2", "4"]
+
+
 def test_a_policy_of_another_shape_is_refused_with_the_remedy(checkpointer):
     checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
     checkpointer.flush()
@@ -176,7 +188,7 @@ def test_a_failed_write_is_told_at_the_next_call(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints")
     (tmp_path / "checkpoints").write_text("in the way")
     checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
-    with pytest.raises(OSError, match="checkpoints"):
+    with pytest.raises(CheckpointFailure, match=r"checkpoints failed: .*is the disk full"):
         checkpointer.flush()
     checkpointer.close()
 

@@ -116,6 +116,25 @@ def test_too_many_bad_updates_go_back_to_the_checkpoint_once_and_then_end_the_ru
     assert len(read_records(tmp_path / "run" / "logs" / "bad_updates.jsonl")) == 8
 
 
+def test_parameters_with_which_all_steps_are_skipped_are_not_what_a_run_continues_from(open_trainer, caplog):
+    """Though a stop asks for a checkpoint: it would be the only one that is gone back to."""
+    trainer = open_trainer("run", CountingWorld(), SPEC)
+    trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() is None
+    assert "iteration 1 is not saved, as all of its optimiser steps were skipped: there is no checkpoint" in caplog.text
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() == 2
+    assert "iteration 3 is not saved" in caplog.text
+    assert "remains that of iteration 2" in caplog.text
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() == 4
+
+
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(open_trainer):
     trainer = open_trainer("run", CountingWorld(), SPEC, max_bad_updates=4)
     with pytest.raises(LearningFailure, match="before there was a checkpoint"):
@@ -148,6 +167,31 @@ def test_the_reference_is_replaced_by_its_rule_and_lies_in_the_checkpoint(open_t
     again = open_trainer("run", CountingWorld(), SPEC, kl_reference_coef=0.1, **rule)
     assert same(jax.device_get(again._state.reference), reference)
     assert again.counters.best_return == 2.0
+
+
+def test_a_run_may_be_continued_with_a_reference_or_without(open_trainer, caplog):
+    """Of what the parameters were when it got one, which from then on is in its checkpoints."""
+
+    def resumed(coefficient):
+        trainer = open_trainer("run", CountingWorld(), SPEC, kl_reference_coef=coefficient)
+        params, reference = jax.device_get((trainer._state.params, trainer._state.reference))
+        (metrics,) = iterate(trainer, 1)
+        assert ("loss/kl_reference" in metrics) == (coefficient > 0)
+        trainer.checkpoint(Stopwatch(), force=True)
+        trainer.close()
+        return params, reference
+
+    assert resumed(0.0)[1] is None
+    assert "is the reference" not in caplog.text
+    params, reference = resumed(0.1)
+    assert same(params, reference)
+    assert "the policy of iteration 1 is the reference: trainer.kl_reference_coef was 0" in caplog.text
+    params, again = resumed(0.2)
+    assert same(reference, again)
+    assert not same(params, again)
+    assert resumed(0.0)[1] is None
+    assert resumed(0.1)[1] is not None
+    assert "the policy of iteration 4 is the reference" in caplog.text
 
 
 def test_actions_are_fresh_and_episodes_are_told(open_trainer):

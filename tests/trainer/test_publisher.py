@@ -115,7 +115,7 @@ def test_in_bfloat16_matrices_are_rounded_on_their_way_and_whole_where_they_are_
     publisher = opened(lambda version, path: told.append(path), dtype="bfloat16")
     value = 1.0 + 2.0**-12  # has no place in bfloat16's 8 bits
     publisher.publish(1, {"w": jnp.full((2, 2), value), "statistics": jnp.full(2, value)})
-    publisher.keep_as_best()
+    publisher.keep_as_best(1.0)
     assert publisher.flush(30.0)
     sent = policy_store.load_version(told[0], ABSTRACT)
     assert sent["w"].dtype == np.float32
@@ -163,7 +163,7 @@ def test_the_best_version_is_the_one_that_was_newest_when_it_was_said_and_outliv
     publisher.publish(1, params(1))
     assert publisher.flush(30.0)
     publisher.publish(2, params(2))
-    publisher.keep_as_best()
+    publisher.keep_as_best(1.0)
     assert reached.wait(30.0)
     publisher.publish(3, params(3))  # before the other was written
     go_on.set()
@@ -174,8 +174,23 @@ def test_the_best_version_is_the_one_that_was_newest_when_it_was_said_and_outliv
     kept = tmp_path / "kept"
     assert policy_store.list_versions(kept) == list(range(4, 4 + KEPT_VERSIONS))
     assert same(policy_store.load_version(policy_store.best_path(kept), ABSTRACT), 2)
-    policy_store.keep_as_best(kept, 4)
+    policy_store.keep_as_best(kept, 4, 2.0)
     assert same(policy_store.load_version(policy_store.best_path(kept), ABSTRACT), 4)
+
+
+def test_a_best_version_that_a_killed_process_has_left_is_replaced_by_better_ones_only(opened, tmp_path):
+    """What it was worth lies beside it: the checkpoint that the next process continues from may know of none."""
+    for version, score, best in ((5, 3.0, 5), (3, 2.0, 5), (4, 4.0, 4)):  # a publisher each, as with every start
+        publisher = opened()
+        publisher.publish(version, params(version))
+        publisher.keep_as_best(score)
+        assert publisher.flush(30.0)
+        path = policy_store.best_path(tmp_path / "kept")
+        assert same(policy_store.load_version(path, ABSTRACT), best)
+    (path / "score.json").unlink()  # of a run that has begun when there was none
+    publisher.keep_as_best(1.0)
+    assert publisher.flush(30.0)
+    assert same(policy_store.load_version(path, ABSTRACT), 4)
 
 
 def test_hosts_that_write_together_begin_when_all_are_told_to_and_the_newest_version_wins(opened, tmp_path):
@@ -193,10 +208,9 @@ def test_hosts_that_write_together_begin_when_all_are_told_to_and_the_newest_ver
     assert not blocked.wait(0.2)
     publisher.write_together()
     assert blocked.wait(30.0)
-    assert not publisher.is_free
     for version in (2, 3):
         publisher.publish(version, params(version))
-    publisher.keep_as_best()
+    publisher.keep_as_best(1.0)
     publisher.write_together()
     publisher.publish(4, params(4))
     go_on.set()
@@ -205,6 +219,32 @@ def test_hosts_that_write_together_begin_when_all_are_told_to_and_the_newest_ver
     assert policy_store.list_versions(tmp_path / "shared") == [1, 3]
     assert policy_store.list_versions(tmp_path / "kept") == [1, 3]
     assert same(policy_store.load_version(policy_store.best_path(tmp_path / "kept"), ABSTRACT), 3)
+
+
+def test_hosts_that_write_together_begin_the_newest_version_while_another_is_kept(opened, tmp_path, monkeypatch):
+    """Or nobody would: the learner runs out of fresh data meanwhile, and only an iteration begins anything."""
+    told, blocked, go_on, save_parts = [], threading.Event(), threading.Event(), policy_store.save_parts
+
+    def slow(directory, version, *rest):
+        if (directory.name, version) == ("kept", 1):
+            blocked.set()
+            assert go_on.wait(30.0)
+        return save_parts(directory, version, *rest)
+
+    monkeypatch.setattr(policy_store, "save_parts", slow)
+    publisher = opened(lambda version, path: told.append((version, publisher.is_free)), together=True)
+    publisher.publish(1, params(1))
+    publisher.write_together()
+    assert blocked.wait(30.0)
+    publisher.publish(2, params(2))
+    assert publisher.is_free
+    publisher.write_together()
+    assert not publisher.is_free  # one at a time waits to be sent, or versions would pile up
+    publisher.publish(3, params(3))
+    go_on.set()
+    assert publisher.flush(30.0)
+    assert told == [(1, True), (2, True)]
+    assert policy_store.list_versions(tmp_path / "kept") == [1]
 
 
 def test_parts_of_a_version_are_rounded_where_they_lie(opened, tmp_path):

@@ -221,11 +221,21 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
     config = dataclasses.replace(CONFIG, epochs_per_iteration=2)
     after, metrics = update(policy, config, state, stack_fragments(poisoned))
     assert metrics["ppo/skipped_updates"] == 4
+    # Of steps that were not taken there is nothing to say.
+    assert all(np.isnan(metrics[name]) for name in ("loss/total", "loss/entropy", "ppo/approx_kl", "ppo/grad_norm"))
     assert_same(after.optimizer, state.optimizer, rtol=0)
     before, new = outputs(policy, state.params, fragments), outputs(policy, after.params, fragments)
     np.testing.assert_array_equal(before.logits["choice"], new.logits["choice"])
     # The statistics took in the targets that were finite, without moving any prediction.
     np.testing.assert_allclose(before.value, new.value, atol=1e-5)
+
+
+def test_a_change_that_is_not_finite_is_never_taken(policy, state, fragments):
+    """D-29: though loss and gradient are."""
+    after, metrics = update(policy, CONFIG, state, stack_fragments(fragments), learning_rate=np.float32(np.inf))
+    assert metrics["ppo/skipped_updates"] == 2
+    assert_same(after.optimizer, state.optimizer, rtol=0)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
 
 
 def test_bfloat16_needs_no_scaler_to_skip_a_step():
@@ -323,6 +333,15 @@ def test_advantages_may_be_computed_anew_for_every_epoch(policy, state, fragment
         assert_same(results[0][0].params["value_statistics"], results[1][0].params["value_statistics"], rtol=0)
 
 
+def test_ratios_are_to_the_start_of_the_iteration_but_with_vtrace_anew_for_every_epoch(policy, state, fragments):
+    """One step an epoch: the first epoch's ratios are 1, those of the second are if they are to its own start."""
+    batch = stack_fragments(fragments)
+    one_step = dataclasses.replace(CONFIG, gradient_accumulation=2, epochs_per_iteration=2, advantage_refresh="epoch")
+    for kind, anew in (("recompute", False), ("vtrace", True)):
+        _, metrics = update(policy, dataclasses.replace(one_step, off_policy=kind), state, batch)
+        assert (metrics["ppo/approx_kl"] < 1e-7) == anew
+
+
 def test_an_entropy_bonus_may_fade(policy, state, fragments):
     batch = stack_fragments(fragments)
     without = dataclasses.replace(CONFIG, entropy_bonus_coef=0.0)
@@ -337,6 +356,15 @@ def test_the_learning_rate_scales_the_change_and_none_moves_nothing(policy, stat
         outputs(policy, still.params, fragments).logits["choice"],
         outputs(policy, state.params, fragments).logits["choice"],
     )
+
+
+def test_without_a_greatest_norm_gradients_are_left_as_they_are(policy, state, fragments):
+    batch = stack_fragments(fragments)
+    free, high, low = (
+        update(policy, dataclasses.replace(CONFIG, max_grad_norm=most), state, batch)[0] for most in (0.0, 1e6, 1e-3)
+    )
+    assert_same(free.params, high.params, rtol=0)
+    assert distance(free.optimizer, low.optimizer) > 1e-4
 
 
 def test_the_diagnosis_names_the_fragments_of_a_skipped_step(policy, state):
