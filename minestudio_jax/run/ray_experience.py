@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import jax
-
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.mesh_shape import fragments_per_iteration
@@ -43,10 +41,10 @@ class RayExperience:
         self._manager: RolloutManager
 
     @staticmethod
-    def check(config: Config) -> None:
+    def check(config: Config, devices: int) -> None:
         if config.env.factory:
             check_factory(config)
-        devices, replay = jax.device_count(), config.replay
+        replay = config.replay
         needed, capacity = (
             fragments_per_iteration(config.trainer, devices),
             replay.max_chunks * replay.fragments_per_chunk,

@@ -54,7 +54,8 @@ class SerialExperience:
         self._env_failures = 0
 
     @staticmethod
-    def check(config: Config) -> None:
+    def check(config: Config, devices: int) -> None:
+        del devices
         if config.env.factory:
             check_factory(config)
 
