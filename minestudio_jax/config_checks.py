@@ -76,9 +76,15 @@ def _task_faults(config: Config) -> list[str]:
     return faults
 
 
-def _process_faults(env: EnvConfig) -> list[str]:
+def _process_faults(config: Config) -> list[str]:
     """Settings of environments in processes of their own that are wrong, or given without such environments."""
-    faults = []
+    faults, env = [], config.env
+    port, players = env.options.get("port"), num_environments(config)
+    if plays_minecraft(env) and port and players > 1:
+        faults.append(
+            f"env.options: the engine at port={port} has one player, the settings have {players} environments: remove "
+            "it, and each starts an engine of its own, or set rollout.num_envs=1, in one rollout worker"
+        )
     if env.resize and len(env.resize) != 2:
         faults.append(f"env.resize={','.join(map(str, env.resize))} is not a height and a width, such as 128,128")
     names = ("python", "max_concurrent_starts", "recycle_after_s", "recycle_after_steps", "recycle_above_mib", "resize")
@@ -349,7 +355,7 @@ def validate(config: Config) -> None:
         faults.append(
             f"policy.options={config.policy.options} has no effect without policy.factory: remove it or name a factory"
         )
-    faults.extend(_process_faults(env))
+    faults.extend(_process_faults(config))
     if faults:
         raise ConfigError("; ".join(faults))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from minestudio_jax.config import Config, ConfigError
-from minestudio_jax.run.command_line import run_program
+from minestudio_jax.run.command_line import EXIT_FAILURE, run_program
 
 _EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes to play.", lower_bound=1)
 _VERSION = flags.DEFINE_integer("version", 0, "Policy version to play; 0: the newest published one.", lower_bound=0)
@@ -22,6 +22,7 @@ _RECORD = flags.DEFINE_string("record", "", "Folder to which the episodes are ad
 
 
 def main(config: Config) -> int:
+    from minestudio_jax.envs.env import EnvironmentFailure
     from minestudio_jax.run.evaluation import evaluate
 
     given = {name for name in flags.FLAGS if flags.FLAGS[name].present and "." in name}
@@ -31,6 +32,9 @@ def main(config: Config) -> int:
         evaluate(config, given, _EPISODES.value, version, _GREEDY.value, sys.stdout, record)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    except EnvironmentFailure as error:
+        print(f"evaluate: failed: {error}", file=sys.stderr)
+        return EXIT_FAILURE
     return 0
 
 

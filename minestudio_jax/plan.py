@@ -8,8 +8,6 @@ environments keep the learner busy.
 
 from __future__ import annotations
 
-import os
-
 from absl import flags
 
 from minestudio_jax.config import Config, ConfigError
@@ -29,17 +27,18 @@ def main(config: Config) -> int:
     for flag, least in ((_DEVICES, 0), (_DEVICE_TFLOPS, 0), (_UTILISATION, 1e-6), (_ENV_STEPS_PER_S, 1e-6)):
         if flag.value < least:
             raise ConfigError(f"--{flag.name}={flag.value} is not a number above 0")
-    from minestudio_jax.mesh_shape import named_devices
-
-    devices = _DEVICES.value or named_devices(config.trainer.mesh)
-    if devices:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # read when JAX is imported
     import jax
 
+    from minestudio_jax.mesh_shape import named_devices
     from minestudio_jax.run.capacity import Assumptions, report
+    from minestudio_jax.run.devices import use_cpu_devices
 
-    if devices:
+    # Nothing has looked at the devices yet, though reading policy.vpt_model may have imported JAX before.
+    if devices := _DEVICES.value or named_devices(config.trainer.mesh):
+        jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
+    else:
+        use_cpu_devices(config)
     print(report(config, Assumptions(_DEVICE_TFLOPS.value, _UTILISATION.value, _ENV_STEPS_PER_S.value)))
     return 0
 

@@ -23,11 +23,14 @@ def main(argv: list[str]) -> int:
     if not _RUNS.value:
         return _refuse("--runs is empty: name at least one run directory")
     curves = {}
+    folders = [Path(name).name for name in _RUNS.value]
     for name in _RUNS.value:
         path = Path(name) / "metrics.jsonl"
         if not path.is_file():
             return _refuse(f"--runs={name}: there is no {path}")
-        curves[Path(name).name] = [r for r in read_records(path) if r.get(_METRIC) is not None]
+        folder = Path(name).name
+        label = folder if folders.count(folder) == 1 else name  # of two with one name each has its path
+        curves[label] = [r for r in read_records(path) if r.get(_METRIC) is not None]
     try:
         draw(curves, Path(_OUT.value))
     except ImportError:

@@ -100,6 +100,10 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"env": {"resize": (128, 128)}}, ["env.resize=128,128", "env.height and env.width"]),
         ({"env": {"factory": "a:b", "resize": (128,)}}, ["env.resize=128 ", "128,128"]),
         ({"env": {"factory": "a:b", "resize": (0, 9)}}, ["env.resize=(0, 9)", "least"]),
+        (
+            {"env": {"factory": "minerl", "options": {"port": 9000}}},
+            ["port=9000", "one player", "16 environments", "rollout.num_envs=1"],
+        ),
         ({"env": {"recycle_after_s": 60.0}}, ["env.recycle_after_s=60.0", "set env.factory"]),
         ({"policy": {"channels": ()}}, ["policy.channels", "16,32,32"]),
         ({"trainer": {"dual_clip": 1.1}}, ["trainer.dual_clip=1.1", "1.2", "0 takes it away"]),
@@ -152,6 +156,17 @@ def test_an_image_is_resized_only_if_a_size_is_given(parse):
         validate(config)
         assert config.env.resize == size
         assert Config.from_dict(config.to_dict()) == config
+
+
+def test_one_environment_may_play_with_an_engine_that_is_there():
+    alone = {"num_envs": 1, "inference_batch_size": 1}
+    validate(changed(env={"factory": "minerl", "options": {"port": 9000}}, rollout=alone))
+    with pytest.raises(ConfigError, match="2 environments"):
+        validate(
+            changed(env={"factory": "minerl", "options": {"port": 9000}}, rollout={**alone, "num_rollout_workers": 2})
+        )
+    for env in ({"factory": "minerl", "options": {"port": 0}}, {"factory": "my.own:make", "options": {"port": 9000}}):
+        validate(changed(env=env))
 
 
 def test_all_faults_are_told_at_once():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def test_learning_side_knows_nothing_of_ray():
     assert len(files) >= 15
     allowed = ("minestudio_jax.rollout.fragment",)
     assert forbidden(files, "ray", "minestudio_jax.rollout", "minestudio_jax.run", but=allowed) == []
+
+
+def test_files_that_are_no_modules_are_installed_with_the_package():
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    installed = {path for pattern in packaged["minestudio_jax"] for path in PACKAGE.glob(pattern)}
+    there = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert there
+    assert there == installed
 
 
 def test_importing_the_settings_and_programs_needs_no_jax_and_no_ray():

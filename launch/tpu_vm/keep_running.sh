@@ -9,6 +9,7 @@
 #   --name, --zone, --project, --type, --runtime_version, --slices, --spot    as in create.sh
 #   --nfs                                                                     as in setup.sh
 #   --minecraft, --rollout_cpus                                               as in start_ray.sh
+#   --gcloud=OPTIONS    what create.sh takes after --, separated by spaces, such as --gcloud='--network=NETWORK --reserved'
 #   --no_ray            no Ray is started: for --rollout.mode=device
 #   --poll_s=N          seconds between two looks at the run (default 60)
 #   --max_relaunches=N  so often in all the run is taken up again (default 100)
@@ -22,8 +23,8 @@ here=$(dirname "$0")
 # shellcheck source=slice.sh
 . "$here/slice.sh"
 
-OPTION+=([type]="" [runtime_version]="" [slices]=1 [spot]=false [nfs]="" [minecraft]=0 [rollout_cpus]="" [no_ray]=false
-    [poll_s]=60 [max_relaunches]=100)
+OPTION+=([type]="" [runtime_version]="" [slices]=1 [spot]=false [gcloud]="" [nfs]="" [minecraft]=0 [rollout_cpus]=""
+    [no_ray]=false [poll_s]=60 [max_relaunches]=100)
 parse_options "$@"
 check_slice
 need_number poll_s 1 "seconds between two looks at the run"
@@ -34,10 +35,11 @@ if $DRY_RUN; then slice+=(--dry_run); fi
 spot=() no_ray=()
 if ${OPTION[spot]}; then spot=(--spot); fi
 if ${OPTION[no_ray]}; then no_ray=(--no_ray); fi
+read -ra gcloud <<<"${OPTION[gcloud]}"
 
 launch() { # all that a run needs; what is there already is kept; options more for each of the scripts
     "$here/create.sh" "${slice[@]}" "$@" "--type=${OPTION[type]}" "--runtime_version=${OPTION[runtime_version]}" \
-        "--slices=${OPTION[slices]}" "${spot[@]}" &&
+        "--slices=${OPTION[slices]}" "${spot[@]}" -- "${gcloud[@]}" &&
         "$here/setup.sh" "${slice[@]}" "$@" "--nfs=${OPTION[nfs]}" &&
         { ${OPTION[no_ray]} || "$here/start_ray.sh" "${slice[@]}" "$@" "--minecraft=${OPTION[minecraft]}" \
             "--rollout_cpus=${OPTION[rollout_cpus]}"; } &&

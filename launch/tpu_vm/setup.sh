@@ -28,9 +28,11 @@ if ! $DRY_RUN; then
     trap 'rm -rf "$folder"' EXIT
 fi
 make_ray_token
-# What git ignores stays here; what is changed, or new and not committed, goes along.
+# What git ignores stays here; what is changed, or new and not committed, goes along, and what is deleted does not.
 from=$(quoted "$clone") to=$(quoted "$folder/minestudio_jax.tar.gz")
-run bash -o pipefail -c "git -C $from ls-files -z --cached --others --exclude-standard | tar -czf $to -C $from --null -T -"
+# shellcheck disable=SC2016  # the variable is the inner shell's
+there='while IFS= read -rd "" file; do if [[ -e $file || -L $file ]]; then printf "%s\0" "$file"; fi; done'
+run bash -o pipefail -c "cd $from && git ls-files -z --cached --others --exclude-standard | $there | tar -czf $to --null -T -"
 run cp "$RAY_TOKEN" "$folder/ray_auth_token"
 queued_resources scp "$folder/minestudio_jax.tar.gz" "$folder/ray_auth_token" "${OPTION[name]}:" --node=all --worker=all
 on_all_hosts mkdir -p minestudio_jax .ray

@@ -1,7 +1,7 @@
 """What a task is: text, begin, actions, rewards by event, end. The same for the embedded world and for Minecraft.
 
 Simulator side: NumPy and the standard library only, Python 3.8 syntax. Tasks are written as data files
-(`configs/tasks/`); `utils/task_files.py` reads them, `task_format.py` checks them.
+(`minestudio_jax/tasks/`); `utils/task_files.py` reads them, `task_format.py` checks them.
 """
 
 from __future__ import annotations

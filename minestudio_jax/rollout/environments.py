@@ -186,7 +186,7 @@ def check_rewards(config: Config) -> None:
         if not task.reward and config.trainer.task_weights.get(name, 1.0) > 0:
             raise ConfigError(
                 f"env.task: {name!r} has no reward, so nothing can be learnt from it: add 'reward:' to the file, a "
-                "list of terms as in configs/tasks, or only evaluate with it"
+                "list of terms as in minestudio_jax/tasks, or only evaluate with it"
             )
 
 

@@ -47,7 +47,9 @@ def report(config: Config, assumptions: Assumptions) -> str:
       ConfigError: settings that do not fit each other or the devices, or environments that nothing is known of.
     """
     trainer, length = config.trainer, config.rollout.fragment_length
-    shape, replay = mesh_shape(trainer.mesh, jax.device_count()), sized_replay(config, jax.device_count())
+    shape = mesh_shape(trainer.mesh, jax.device_count())
+    buffered = config.rollout.mode != "device"
+    chunks = sized_replay(config, jax.device_count()).max_chunks if buffered else 0
     try:
         spec = _spec(config)
         policy = make_policy(config, spec)
@@ -71,7 +73,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
     tflops = assumptions.device_tflops or peak_flops("float32") / 1e12
     seconds = cost.flop / mesh.size / (tflops * 1e12 * assumptions.utilisation)
     environments = math.ceil(cost.steps / seconds / assumptions.env_steps_per_s)
-    capacity, one = replay.max_chunks * replay.fragments_per_chunk, fragment_bytes(policy, spec, length)
+    capacity, one = chunks * config.replay.fragments_per_chunk, fragment_bytes(policy, spec, length)
     axes = " x ".join(f"{axis} {size}" for axis, size in shape.items())
     sent = ", ".join(f"{kind} {_size(number)}" for kind, number in sorted(traffic.sent_bytes.items()) if number)
     where = "" if jax.default_backend() != "cpu" else ", compiled for CPUs"
@@ -88,7 +90,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
         "  fragments": _size(device_bytes(batch)),
         "  activations, gradient and the like": _size(between),
         "network": f"each device sends {_size(traffic.total_bytes)} an update" + (f": {sent}" if sent else ""),
-        "replay": f"{capacity} fragments of {_size(one)}: {_size(capacity * one)}",
+        **({"replay": f"{capacity} fragments of {_size(one)}: {_size(capacity * one)}"} if buffered else {}),
         "time of an update": f"{seconds:.3g} s, {reached}",
         "environments": f"{busy}; the settings have {num_environments(config):,}",
     }

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import jax
 import numpy as np
 
 from minestudio_jax.config import Config, ConfigError
@@ -39,8 +38,8 @@ class DeviceExperience:
         self.steps = 0
 
     @staticmethod
-    def check(config: Config) -> None:
-        devices, envs = jax.device_count(), config.rollout.num_envs
+    def check(config: Config, devices: int) -> None:
+        envs = config.rollout.num_envs
         shards = batch_shards(config.trainer, devices)
         if envs % shards:
             raise ConfigError(

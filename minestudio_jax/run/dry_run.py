@@ -10,7 +10,7 @@ import numpy as np
 from minestudio_jax.config import Config, num_processes
 from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration, sized_replay
 from minestudio_jax.policies.make_policy import make_policy
-from minestudio_jax.rollout.environments import embedded_spec
+from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.run.devices import use_cpu_devices
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import fragment_bytes
@@ -20,14 +20,18 @@ def derived_figures(config: Config) -> dict[str, str]:
     """Name -> figure with unit.
 
     Raises:
-      ValueError: settings of the environment, the policy or the auxiliary losses that do not fit.
+      ValueError: settings of the environment, the policy, the experience or the auxiliary losses that do not fit.
     """
+    from minestudio_jax.run.experience import check_experience  # brings Ray along
+
     use_cpu_devices(config)
     hosts = num_processes(config.trainer)
     devices = hosts * jax.device_count()
     fragments = fragments_per_iteration(config.trainer, devices)
     length, trainer = config.rollout.fragment_length, config.trainer
-    AuxiliaryLosses(trainer, batch_shards(trainer, devices))
+    auxiliary = AuxiliaryLosses(trainer, batch_shards(trainer, devices))
+    if trainer.launcher != "external" or trainer.num_hosts:  # otherwise there may be hosts that nobody has told of
+        check_experience(config, devices)
     per_step = fragments // trainer.batches_per_iteration * trainer.gradient_accumulation
     figures = {
         "learner devices": f"{devices} ({jax.devices()[0].device_kind})"
@@ -43,17 +47,19 @@ def derived_figures(config: Config) -> dict[str, str]:
     if config.env.factory:
         figures["fragment, buffer, parameters"] = "known once the first environment has started"
         return figures
+    check_rewards(config)
     spec = embedded_spec(config)
+    auxiliary.check(spec)
     policy = make_policy(config, spec)
     one = fragment_bytes(policy, spec, length)
-    replay = sized_replay(config, devices)
-    capacity = replay.max_chunks * replay.fragments_per_chunk
     params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
     figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"
     figures["memory of one fragment"] = f"{one / 1e6:.2f} MB"
     if config.rollout.mode == "ray":
-        if config.replay.max_gib:
-            capacity = min(capacity, int(config.replay.max_gib * 2**30 / one))
+        replay = sized_replay(config, devices)
+        capacity = replay.max_chunks * replay.fragments_per_chunk
+        if replay.max_gib:
+            capacity = min(capacity, int(replay.max_gib * 2**30 / one))
         figures["memory of the full buffer"] = f"{capacity * one / 1e6:,.0f} MB ({capacity} fragments)"
     else:
         figures["memory of an iteration's batch"] = f"{fragments * one / 1e6:,.0f} MB"

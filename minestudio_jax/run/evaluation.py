@@ -51,6 +51,7 @@ def evaluate(
     Raises:
       ConfigError: there is no run or no such version.
       ValueError: the settings do not fit the policy.
+      EnvironmentFailure: the environments cannot be started, or break so often that going on makes no sense.
     """
     run_dir = Path(config.run.dir)
     # Other worlds than those that the policy was trained in.

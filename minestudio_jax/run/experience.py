@@ -80,13 +80,16 @@ class Experience(Protocol):
         ...
 
 
-def check_experience(config: Config) -> None:
-    """Checks settings that depend on this machine's devices and modules.
+def check_experience(config: Config, num_devices: int) -> None:
+    """Checks settings that depend on the learner's devices and on this machine's modules.
 
+    Args:
+      config: the run's settings.
+      num_devices: of the learner, all hosts together.
     Raises:
       ConfigError: they do not go together.
     """
-    _KINDS[config.rollout.mode].check(config)
+    _KINDS[config.rollout.mode].check(config, num_devices)
 
 
 def make_experience(

@@ -50,11 +50,6 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Compile:
-    """Compile the update."""
-
-
-@dataclass(frozen=True)
 class Publish:
     """Publish the first policy version, and expect fragments."""
 
@@ -73,7 +68,7 @@ class Stop:
     reason: str
 
 
-Order = Begin | Compile | Publish | Iterate | Stop
+Order = Begin | Publish | Iterate | Stop
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,9 @@ class RayExperience:
         self._manager: RolloutManager
 
     @staticmethod
-    def check(config: Config) -> None:
+    def check(config: Config, devices: int) -> None:
         if config.env.factory:
             check_factory(config)
-        devices = jax.device_count()
         needed, replay = fragments_per_iteration(config.trainer, devices), sized_replay(config, devices)
         if replay.max_gib and not config.env.factory:
             spec = embedded_spec(config)

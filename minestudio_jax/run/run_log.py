@@ -18,7 +18,11 @@ class _WarningsOnBoard(logging.Handler):
         self._board = board
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._board.stage(f"warning: {record.getMessage().splitlines()[0]}")
+        try:
+            line, *_ = record.getMessage().splitlines()
+            self._board.stage(f"warning: {line}")
+        except Exception:
+            self.handleError(record)  # a screen that cannot be drawn on is no fault of whoever warned
 
 
 def log_to(path: Path, level: str, board: Board, cleanup: ExitStack) -> None:

@@ -57,10 +57,10 @@ class SerialExperience:
         self._env_failures = 0
 
     @staticmethod
-    def check(config: Config) -> None:
+    def check(config: Config, devices: int) -> None:
         if config.env.factory:
             check_factory(config)
-        sized_replay(config, jax.device_count())
+        sized_replay(config, devices)
 
     @property
     def steps(self) -> int:

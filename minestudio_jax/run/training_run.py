@@ -89,7 +89,7 @@ def _conduct(config: Config, host: LeadHost, stop: StopSignal, started: float) -
     auxiliary = AuxiliaryLosses(config.trainer, batch_shards(config.trainer, jax.device_count()))
     if not config.env.factory:
         _checked_embedded_world(config, auxiliary)
-    check_experience(config)
+    check_experience(config, jax.device_count())
     sink_factories(config.logger.sinks)
     needed = fragments_per_iteration(config.trainer, jax.device_count())
 

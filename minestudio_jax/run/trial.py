@@ -15,7 +15,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.rollout.env_pool import EnvironmentSteps, EnvPool
 from minestudio_jax.rollout.environments import make_pool
-from minestudio_jax.run.finding import Finding, bad, good
+from minestudio_jax.run.finding import Finding, bad, doubtful, good
 from minestudio_jax.utils.png import save_png
 
 STEPS = 50
@@ -61,17 +61,22 @@ def _play(pool: EnvPool, config: Config, began: float, frame_path: Path) -> Iter
     image = steps.obs[0].get("image")
     if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         return
-    save_png(frame_path, np.ascontiguousarray(image))
+    shown, saved = f"the last frame, {image.shape[0]} x {image.shape[1]},", True
+    try:
+        save_png(frame_path, np.ascontiguousarray(image))
+        where = f"is saved as {frame_path}"
+    except OSError as error:
+        saved, where = False, f"cannot be saved as {frame_path}: {error.strerror}"
     if image.min() == image.max():
         yield bad(
             "frame",
-            f"the last frame is one colour all over; it is saved as {frame_path}",
+            f"{shown} is one colour all over; it {where}",
             "the display draws nothing: see the findings on the display, and docs/minecraft.md",
         )
+    elif saved:
+        yield good("frame", f"{shown} {where}: look at it")
     else:
-        yield good(
-            "frame", f"the last frame, {image.shape[0]} x {image.shape[1]}, is saved as {frame_path}: look at it"
-        )
+        yield doubtful("frame", f"{shown} {where}", "give another file with --frame, and look at it")
 
 
 def _receive(pool: EnvPool, deadline_s: float) -> EnvironmentSteps:

@@ -85,7 +85,7 @@ class LiveBoard:
     """A panel that redraws itself: speed, learning curve, losses, and where the time goes."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
+        self._title = Text(title)
         self._started = time.monotonic()
         self._console = Console()
         self._curve: deque[float] = deque(maxlen=_CURVE_POINTS)
@@ -94,7 +94,8 @@ class LiveBoard:
         self._live.start()
 
     def stage(self, text: str) -> None:
-        self._live.console.print(f"[{time.monotonic() - self._started:6.1f} s] {text}", highlight=False)
+        # As it is: text from elsewhere may hold brackets, which rich would take for markup.
+        self._live.console.print(Text(f"[{time.monotonic() - self._started:6.1f} s] {text}"))
 
     def update(self, metrics: Mapping[str, float], waiting_for: str = "") -> None:
         if not metrics:

@@ -12,7 +12,7 @@ import yaml
 from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.tasks import Task
 
-FOLDER = Path(__file__).parents[2] / "configs" / "tasks"
+FOLDER = Path(__file__).parents[1] / "tasks"
 
 # Keys of MineStudio's benchmark files; beside them, such a file may have any key of a task.
 BENCHMARK_COMMANDS = "custom_init_commands"
@@ -24,8 +24,8 @@ def load_task(task: str) -> Task:
     """A task by its name, or by the path of a file of one's own.
 
     Args:
-      task: name of a file in `configs/tasks/`, without its ending; or a path that ends in .yaml. A file of MineStudio's
-        benchmark may have no reward.
+      task: name of a file in `minestudio_jax/tasks/`, without its ending; or a path that ends in .yaml. A file of
+        MineStudio's benchmark may have no reward.
     Raises:
       ValueError: there is no such task, or its file is wrong.
     """

@@ -139,3 +139,12 @@ def test_keep_running_does_all_that_one_does_by_hand():
     assert order == ["install", "ray", "learner", "status", "stop_learner", "stop_ray"]
     assert index(commands, "create") < index(commands, "scp")
     assert {"delete", "slice", "--force"} <= set(commands[-1])
+
+
+def test_keep_running_asks_for_tpus_with_gclouds_own_options():
+    script, arguments = "tpu_vm/keep_running.sh", CALLS["tpu_vm/keep_running.sh"]
+    commands = dry_run(script, "--gcloud=--network=net --reserved", *arguments)
+    at = index(commands, "create")
+    assert {"--network=net", "--reserved"} <= set(commands[at])
+    commands[at] = [word for word in commands[at] if word not in ("--network=net", "--reserved")]
+    assert commands == dry_run(script, *arguments)

@@ -17,13 +17,15 @@ from tests.launch.scripts import FLAGS, LAUNCH, SLICE, TYPE
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
-    """A repository with little but the scripts: one file is new, one is ignored."""
+    """A repository with little but the scripts: one file is new, one is ignored, and one is deleted but not committed."""
     folder = tmp_path / "clone"
     shutil.copytree(LAUNCH, folder / "launch")
     (folder / ".gitignore").write_text("/runs/\n")
+    (folder / "old.flags").touch()
     subprocess.run(["git", "init", "--quiet", folder], check=True, timeout=60)
     subprocess.run(["git", "-C", folder, "add", "."], check=True, timeout=60)
     (folder / "new.flags").touch()
+    (folder / "old.flags").unlink()
     (folder / "runs").mkdir()
     (folder / "runs/metrics.jsonl").touch()
     return folder
@@ -79,6 +81,7 @@ def test_a_run_that_finishes_is_launched_once(keep_running, tmp_path):
     with tarfile.open(tmp_path / "sent.tar.gz") as sent:
         names = set(sent.getnames())
     assert {"launch/tpu_vm/host.sh", "new.flags"} <= names
+    assert "old.flags" not in names
     assert not any(name.startswith((".git/", "runs")) for name in names)
     assert said.endswith("the run is finished; delete.sh gives the TPUs back\n")
 

@@ -58,6 +58,16 @@ def test_the_embedded_world_passes_and_a_frame_is_saved(tmp_path):
     assert not (tmp_path / "run").exists()  # it only looks
 
 
+def test_a_frame_that_cannot_be_saved_keeps_no_run_from_starting(tmp_path):
+    frame = tmp_path / "nowhere" / "frame.png"
+    program = Program("doctor", *TINY, f"--run.dir={tmp_path / 'run'}", f"--frame={frame}")
+    assert program.wait() == 0, program.stdout + program.stderr
+    assert program.stderr == ""
+    assert f" frame: the last frame, 16 x 16, cannot be saved as {frame}: No such file or directory\n" in program.stdout
+    assert "-> give another file with --frame" in program.stdout
+    assert "A run can start" in program.stdout
+
+
 def test_what_minecraft_lacks_here_is_named_and_nothing_is_started(tmp_path):
     """An interpreter that has neither MineRL nor an old NumPy, and a Java that is too new."""
     fake_program(tmp_path / "bin", "java", """echo 'openjdk version "17.0.15" 2025-04-15' >&2""")

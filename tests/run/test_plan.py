@@ -12,6 +12,10 @@ def plan(*arguments):
     return program.wait(), program
 
 
+def figures(program):
+    return {line[:37].strip(): line[37:].strip() for line in program.stdout.splitlines()}
+
+
 @pytest.fixture(scope="module")
 def lines():
     code, program = plan(
@@ -19,7 +23,7 @@ def lines():
         "--device_tflops=0.001", "--utilisation=0.5", "--env_steps_per_s=10",
     )  # fmt: skip
     assert code == 0, program.stderr
-    return {line[:37].strip(): line[37:].strip() for line in program.stdout.splitlines()}
+    return figures(program)
 
 
 def test_the_figures_fit_each_other(lines):
@@ -38,6 +42,24 @@ def test_the_figures_fit_each_other(lines):
     seconds = float(lines["time of an update"].split()[0])
     environments = int(lines["environments"].split()[0].replace(",", ""))
     assert environments == pytest.approx(128 / seconds / 10, rel=0.02, abs=1)
+
+
+def test_a_model_file_does_not_bring_in_the_accelerators(golden):
+    """JAX is imported to read it, where the environment names a platform that is not there."""
+    arguments = (
+        "--env.factory=minerl", "--policy.network=vpt", f"--policy.vpt_model={golden / 'vpt_tiny.model'}",
+        "--rollout.fragment_length=8", "--trainer.context_length=4", "--trainer.batch_size_per_device=1",
+        "--trainer.batches_per_iteration=1", "--device_tflops=1", "--devices=2",
+    )  # fmt: skip
+    program = Program("plan", *arguments, environment={"JAX_PLATFORMS": "cuda"})
+    assert program.wait() == 0, program.stderr
+    assert figures(program)["mesh"] == "data 2 x fsdp 1 x tensor 1: 2 devices, compiled for CPUs"
+
+
+def test_the_cpu_is_so_many_devices_as_the_settings_say():
+    code, program = plan("--trainer.cpu_devices=2", "--device_tflops=1")
+    assert code == 0, program.stderr
+    assert figures(program)["mesh"] == "data 2 x fsdp 1 x tensor 1: 2 devices, compiled for CPUs"
 
 
 @pytest.mark.parametrize(

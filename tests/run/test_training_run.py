@@ -293,3 +293,25 @@ def test_dry_run_prints_settings_that_are_a_flag_file_and_starts_nothing(tmp_pat
     again = Program("train", f"--flagfile={file}", "--dry_run")
     assert again.wait(30) == 0, again.stderr
     assert again.stdout.split("# derived")[0] == settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("--trainer.cpu_devices=2", "--replay.max_chunks=4"),
+            "an iteration on 2 devices takes 8 fragments, replay.max_chunks=4 chunks of 1 hold 4",
+        ),
+        (
+            ("--trainer.launcher=ray", "--trainer.num_hosts=3", "--rollout.mode=device"),
+            "rollout.num_envs=4 worlds cannot be spread over the 3 parts",
+        ),
+        (("--env.task=unpaid.yaml",), "'unpaid.yaml' has no reward"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, arguments, words):
+    (tmp_path / "unpaid.yaml").write_text("text: Do it.\ncustom_init_commands: []\n")
+    program = Program("train", f"--run.dir={tmp_path / 'run'}", *TINY, *arguments, "--dry_run", cwd=tmp_path)
+    assert program.wait(30) == 2, program.stderr
+    assert words in program.stderr
+    assert len(program.stderr.splitlines()) == 1

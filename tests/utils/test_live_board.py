@@ -45,18 +45,11 @@ def test_a_heartbeat_tells_progress_return_and_who_waits(capsys):
         assert word in line
 
 
-@pytest.mark.parametrize("kind", ["auto", "live"])
-def test_a_terminal_gets_a_board_with_curve_speed_and_shares_of_time(kind):
+def shown_on_a_terminal(lines: str) -> str:
+    """What a terminal is sent by a program of these lines, which knows `make_board` and METRICS."""
     code = (
-        "import sys\n"
-        "from minestudio_jax.utils.live_board import make_board\n"
-        "from tests.utils.test_live_board import METRICS\n"
-        f"board = make_board({kind!r}, 5.0, 'runs/x')\n"
-        "board.stage('starting Ray')\n"
-        "for i in range(3):\n"
-        "    board.update({**METRICS, 'iteration': i, 'episode/return_mean_last_20': float(i)})\n"
-        "board.close()\n"
-    )
+        "from minestudio_jax.utils.live_board import make_board\nfrom tests.utils.test_live_board import METRICS\n"
+    ) + lines
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=env)
@@ -67,8 +60,30 @@ def test_a_terminal_gets_a_board_with_curve_speed_and_shares_of_time(kind):
             text += chunk
     except OSError:  # how Linux says that the other end is closed
         pass
-    assert process.wait(30) == 0
+    assert process.wait(30) == 0, text.decode()
     os.close(ours)
-    shown = text.decode()
+    return text.decode()
+
+
+@pytest.mark.parametrize("kind", ["auto", "live"])
+def test_a_terminal_gets_a_board_with_curve_speed_and_shares_of_time(kind):
+    shown = shown_on_a_terminal(
+        f"board = make_board({kind!r}, 5.0, 'runs/x')\n"
+        "board.stage('starting Ray')\n"
+        "for i in range(3):\n"
+        "    board.update({**METRICS, 'iteration': i, 'episode/return_mean_last_20': float(i)})\n"
+        "board.close()\n"
+    )
     for word in ("starting Ray", "runs/x", "34,567", "(35% solved)", "update 75%", "wait 25%", "▁▅█", "1.230"):
+        assert word in shown, shown
+
+
+def test_a_board_shows_brackets_and_colons_as_they_are():
+    shown = shown_on_a_terminal(
+        "board = make_board('live', 5.0, 'runs/[bold]x[/]')\n"
+        "board.stage('lost [/tmp/a] and [main/INFO] :warning:')\n"
+        "board.update(METRICS, waiting_for='[/nothing]')\n"
+        "board.close()\n"
+    )
+    for word in ("lost [/tmp/a] and [main/INFO] :warning:", "runs/[bold]x[/]", "waiting for [/nothing]"):
         assert word in shown, shown
