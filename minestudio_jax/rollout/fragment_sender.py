@@ -14,6 +14,7 @@ import ray
 import ray.exceptions
 
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE
 
 _WAIT_S = 0.5  # how often a blocked sender looks whether it should give up
 _FIRST_PAUSE_S = 0.05  # before another attempt to store a fragment; doubles
@@ -178,7 +179,7 @@ class FragmentSender:
             try:
                 ray.get(delivery.call)
                 confirmed.add(delivery.metadata.id)
-            except ray.exceptions.RayActorError:
+            except ACTOR_GONE:
                 refused.append(delivery)
         self._under_way = [d for d in self._under_way if d.metadata.id not in confirmed]
         if refused:
