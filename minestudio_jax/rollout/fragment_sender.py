@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.exceptions
 
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
-from minestudio_jax.rollout.ray_failures import ACTOR_GONE
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE, MAKE_ROOM, STORE_FULL
 
 _WAIT_S = 0.5  # how often a blocked sender looks whether it should give up
 _FIRST_PAUSE_S = 0.05  # before another attempt to store a fragment; doubles
@@ -200,7 +199,7 @@ class FragmentSender:
         while True:
             try:
                 return ray.put(fragment)
-            except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+            except STORE_FULL as error:
                 self._store_full += 1
                 if self._must_end():
                     return None
@@ -208,8 +207,7 @@ class FragmentSender:
                     said = True
                     self._warn(
                         f"a worker has waited {_SAY_FULL_AFTER_S:g} s for room in Ray's object store for a fragment of "
-                        f"{fragment.metadata.num_bytes:,} bytes ({error}): lower replay.max_gib or replay.max_chunks, "
-                        "raise run.object_store_gib, or give Ray's temporary directory more disk to spill to"
+                        f"{fragment.metadata.num_bytes:,} bytes ({error}): {MAKE_ROOM}"
                     )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

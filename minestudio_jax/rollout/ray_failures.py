@@ -1,4 +1,4 @@
-"""What Ray raises where an actor is gone."""
+"""What Ray raises where an actor is gone, or there is no room for an object."""
 
 from __future__ import annotations
 
@@ -11,4 +11,10 @@ ACTOR_GONE = (
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.RuntimeEnvSetupError,
     ray.exceptions.ActorUnschedulableError,
+)
+
+STORE_FULL = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
+MAKE_ROOM = (
+    "lower replay.max_gib or replay.max_chunks, raise run.object_store_gib, or give Ray's temporary directory more "
+    "disk to spill to"
 )
