@@ -37,6 +37,7 @@ from minestudio_jax.envs.host_protocol import (
     unpack_outcome,
 )
 from minestudio_jax.rollout.env_pool import FAILURE_CAUSES
+from minestudio_jax.rollout.heap_variables import without_heap_variables
 from minestudio_jax.rollout.instance_log import InstanceLog
 from minestudio_jax.rollout.process_guard import MARKER_VARIABLE, kill_marked, marked_processes
 
@@ -371,7 +372,8 @@ def child_environment(marker: str, foreign: bool) -> dict[str, str]:
     """Environment variables of an environment's process.
 
     It finds the modules that this process finds, except those that belong to this interpreter: its own interpreter
-    brings them along, or, if it is a foreign one, could not use them.
+    brings them along, or, if it is a foreign one, could not use them. A simulator is to give memory back to the kernel,
+    whatever this process does.
     """
     libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     own = {*libraries, *site.getsitepackages(), site.getusersitepackages()}
@@ -382,7 +384,7 @@ def child_environment(marker: str, foreign: bool) -> dict[str, str]:
         belongs_to_interpreter = any(folder == o or o in folder.parents for o in own_folders)
         if folder.exists() and not belongs_to_interpreter and str(folder) not in import_path:
             import_path.append(str(folder))
-    variables = {**os.environ, MARKER_VARIABLE: marker, "PYTHONUNBUFFERED": "1"}
+    variables = {**without_heap_variables(os.environ), MARKER_VARIABLE: marker, "PYTHONUNBUFFERED": "1"}
     variables["PYTHONPATH"] = os.pathsep.join(import_path)
     if foreign:
         variables.pop("PYTHONHOME", None)

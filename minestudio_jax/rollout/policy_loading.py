@@ -18,16 +18,8 @@ import ray.exceptions
 from minestudio_jax.policies.policy import Params
 from minestudio_jax.utils import memory_folder, policy_store
 
-# For the environment of a process that loads versions. Without them the C library gives a version's memory back to the
-# kernel after each load, and most of the next one goes into getting it again, page by page: three times as long.
-HEAP_VARIABLES = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**40),
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_ARENA_MAX": "1",
-}
-
-# For sys.setswitchinterval in such a process: Python's 5 ms are what one thread may keep another waiting for, and
-# acting hands over several times a step.
+# For sys.setswitchinterval in a process that loads versions: Python's 5 ms are what one thread may keep another waiting
+# for, and acting hands over several times a step.
 SWITCH_INTERVAL_S = 5e-4
 
 _FETCH_DEADLINE_S = 60.0
