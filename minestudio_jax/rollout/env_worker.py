@@ -118,7 +118,7 @@ class EnvWorker:
       started_at: `time.monotonic()`.
     Raises:
       PermanentEnvironmentFailure: there is no such interpreter, or the options are too long for a message.
-      InstanceFailure: the operating system starts no more processes.
+      InstanceFailure: the operating system starts no more processes, or its log cannot be opened.
     """
 
     spec: EnvironmentSpec
@@ -176,7 +176,7 @@ class EnvWorker:
                         f"env.python={python!r} cannot be run ({error.strerror}); name the executable of an interpreter"
                     ) from None
                 raise InstanceFailure(
-                    "start", f"{self.name} cannot be started: {error}; free memory, processes or file descriptors"
+                    "start", f"{self.name} cannot be started: {error}; free memory, processes, file descriptors or disk"
                 ) from None
             ours.pop_all()
         self._ask("start", request)
@@ -261,7 +261,7 @@ class EnvWorker:
         """
         self.kill()
         tail = self._log.tail()
-        where = f"the end of {self._log.path}:\n{tail}" if tail else f"it wrote nothing to {self._log.path}"
+        where = f"the end of {self._log.path}:\n{tail}" if tail else f"there is nothing of it in {self._log.path}"
         message = f"{self.name} failed: {what}; {where}"
         if permanent:
             return PermanentEnvironmentFailure(message)
