@@ -40,7 +40,8 @@ from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
-from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES, SWITCH_INTERVAL_S, PolicyLoader, pack
+from minestudio_jax.rollout.heap_variables import HEAP_VARIABLES
+from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PolicyLoader, pack
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer.publisher import ParamPublisher, Publication
 from minestudio_jax.utils.memory_folder import MemoryFolder

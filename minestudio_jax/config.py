@@ -207,8 +207,8 @@ class RolloutConfig:
     fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
     num_cpus_per_worker: float = _setting(
         1.0,
-        "Ray CPUs reserved per worker. A worker keeps to so many CPUs of its own, where its host has more; environment "
-        "processes come on top, on any.",
+        "Ray CPUs reserved per worker. A worker keeps to so many CPUs of its own, where its host has more, and to "
+        "so many threads where a container's limit of CPU time is below those; environment processes come on top.",
         lower=0,
     )
     inference_platform: str = _setting(

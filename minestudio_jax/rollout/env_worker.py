@@ -37,6 +37,7 @@ from minestudio_jax.envs.host_protocol import (
     unpack_outcome,
 )
 from minestudio_jax.rollout.env_pool import FAILURE_CAUSES
+from minestudio_jax.rollout.heap_variables import without_heap_variables
 from minestudio_jax.rollout.instance_log import InstanceLog
 from minestudio_jax.rollout.process_guard import MARKER_VARIABLE, kill_marked, marked_processes
 
@@ -117,7 +118,7 @@ class EnvWorker:
       started_at: `time.monotonic()`.
     Raises:
       PermanentEnvironmentFailure: there is no such interpreter, or the options are too long for a message.
-      InstanceFailure: the operating system starts no more processes.
+      InstanceFailure: the operating system starts no more processes, or its log cannot be opened.
     """
 
     spec: EnvironmentSpec
@@ -175,7 +176,7 @@ class EnvWorker:
                         f"env.python={python!r} cannot be run ({error.strerror}); name the executable of an interpreter"
                     ) from None
                 raise InstanceFailure(
-                    "start", f"{self.name} cannot be started: {error}; free memory, processes or file descriptors"
+                    "start", f"{self.name} cannot be started: {error}; free memory, processes, file descriptors or disk"
                 ) from None
             ours.pop_all()
         self._ask("start", request)
@@ -260,7 +261,7 @@ class EnvWorker:
         """
         self.kill()
         tail = self._log.tail()
-        where = f"the end of {self._log.path}:\n{tail}" if tail else f"it wrote nothing to {self._log.path}"
+        where = f"the end of {self._log.path}:\n{tail}" if tail else f"there is nothing of it in {self._log.path}"
         message = f"{self.name} failed: {what}; {where}"
         if permanent:
             return PermanentEnvironmentFailure(message)
@@ -371,7 +372,8 @@ def child_environment(marker: str, foreign: bool) -> dict[str, str]:
     """Environment variables of an environment's process.
 
     It finds the modules that this process finds, except those that belong to this interpreter: its own interpreter
-    brings them along, or, if it is a foreign one, could not use them.
+    brings them along, or, if it is a foreign one, could not use them. A simulator is to give memory back to the kernel,
+    whatever this process does.
     """
     libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     own = {*libraries, *site.getsitepackages(), site.getusersitepackages()}
@@ -382,7 +384,7 @@ def child_environment(marker: str, foreign: bool) -> dict[str, str]:
         belongs_to_interpreter = any(folder == o or o in folder.parents for o in own_folders)
         if folder.exists() and not belongs_to_interpreter and str(folder) not in import_path:
             import_path.append(str(folder))
-    variables = {**os.environ, MARKER_VARIABLE: marker, "PYTHONUNBUFFERED": "1"}
+    variables = {**without_heap_variables(os.environ), MARKER_VARIABLE: marker, "PYTHONUNBUFFERED": "1"}
     variables["PYTHONPATH"] = os.pathsep.join(import_path)
     if foreign:
         variables.pop("PYTHONHOME", None)

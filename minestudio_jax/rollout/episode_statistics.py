@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import numbers
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +14,10 @@ import numpy as np
 
 QUANTILES = (10, 50, 90)  # per cent, of the returns
 _TERM = "reward/"
+
+log = logging.getLogger(__name__)
+
+_said: set[str] = set()  # what the log has told to be no number
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,29 @@ def said_success(info: Mapping[str, Any]) -> bool | None:
     return None if success is None else bool(success)
 
 
-def said_reward_terms(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What an environment's info of an episode's last step says of each term of its reward: its "reward/<name>"."""
-    return {name.removeprefix(_TERM): paid for name, paid in info.items() if name.startswith(_TERM)}
+def said_reward_terms(info: Mapping[str, Any]) -> dict[str, float]:
+    """What an environment's info of an episode's last step says of each term of its reward: its "reward/<name>".
+
+    What is no finite number is left out, and the log says so once for each term.
+    """
+    terms: dict[str, float] = {}
+    for name, paid in info.items():
+        if not name.startswith(_TERM):
+            continue
+        if math.isfinite(number := _number(paid)):
+            terms[name.removeprefix(_TERM)] = number
+        elif name not in _said:
+            _said.add(name)
+            log.warning("an environment's info has %r: %r, which is no finite number and is left out", name, paid)
+    return terms
+
+
+def _number(value: Any) -> float:
+    """NaN if it is none, or too large for one."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 class EpisodeStatistics:

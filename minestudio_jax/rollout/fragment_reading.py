@@ -12,11 +12,12 @@ import ray
 import ray.exceptions
 
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE
 from minestudio_jax.rollout.replay_buffer import Entry
 
 _LOOK_S = 0.5  # how often a waiting reader looks whether it should stop
 _OBJECT_DEADLINE_S = 30.0  # without another fragment's data, of those that are being fetched
-_GONE = (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
+_GONE = (*ACTOR_GONE, ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError)
 
 log = logging.getLogger(__name__)
 

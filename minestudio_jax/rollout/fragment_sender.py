@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.exceptions
 
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE, MAKE_ROOM, STORE_FULL
 
 _WAIT_S = 0.5  # how often a blocked sender looks whether it should give up
 _FIRST_PAUSE_S = 0.05  # before another attempt to store a fragment; doubles
@@ -180,7 +180,7 @@ class FragmentSender:
             try:
                 ray.get(delivery.call)
                 confirmed.add(delivery.metadata.id)
-            except ray.exceptions.RayActorError:
+            except ACTOR_GONE:
                 refused.append(delivery)
         self._under_way = [d for d in self._under_way if d.metadata.id not in confirmed]
         if refused:
@@ -201,19 +201,18 @@ class FragmentSender:
         while True:
             try:
                 return ray.put(fragment)
-            except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+            except STORE_FULL as error:
                 self._store_full += 1
                 if self._must_end():
                     return None
                 if time.monotonic() - began > _SAY_FULL_AFTER_S and not said:
                     said = True
                     log.warning(
-                        "a worker has waited %g s for room in Ray's object store for a fragment of %d bytes (%s): "
-                        "lower replay.max_gib or replay.max_chunks, raise run.object_store_gib, or give Ray's "
-                        "temporary directory more disk to spill to",
+                        "a worker has waited %g s for room in Ray's object store for a fragment of %d bytes (%s): %s",
                         _SAY_FULL_AFTER_S,
                         fragment.metadata.num_bytes,
                         error,
+                        MAKE_ROOM,
                     )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import socket
 
 
@@ -26,7 +25,7 @@ class Permit:
 
 
 class HostPermits:
-    """Permits shared by all of a user's processes that name the same group and purpose on the same host.
+    """Permits shared by all processes that name the same group and purpose on the same host, whoever's they are.
 
     A permit is a name that one socket of the host at most can have, without a file: the kernel frees it with its
     holder, whichever way that one ends, and nothing is left behind.
@@ -38,7 +37,7 @@ class HostPermits:
 
     def __init__(self, group: str, purpose: str) -> None:
         name = hashlib.sha256(group.encode()).hexdigest()[:32]
-        self._prefix = f"\0minestudio_jax/{os.getuid()}/{name}/{purpose}/"
+        self._prefix = f"\0minestudio_jax/{name}/{purpose}/"
 
     def acquire(self, place: int) -> Permit | None:
         """The permit for one place, or None if it is taken. Does not wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -10,25 +11,32 @@ from typing import BinaryIO
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 
+log = logging.getLogger(__name__)
+
 
 class InstanceLog:
-    """A file that processes append to, and one older file beside it.
+    """A file that processes append to, and one older file beside it. An environment outlives whatever befalls them.
 
     Args:
-      folder: is made if need be.
+      folder: is made by `open` if need be.
       worker_id, env_id: name the file, `env-<worker>-<env>.log`; the older one has `.1` behind that.
       max_bytes: of each of the two, whenever `bound` is called.
     """
 
     def __init__(self, folder: Path, worker_id: int, env_id: int, max_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"env-{worker_id:02d}-{env_id:03d}.log"
         self._older = self.path.with_suffix(".log.1")
         self._max_bytes = max_bytes
         self._life_begin = 0
+        self._warned = False
 
     def open(self) -> BinaryIO:
-        """The file for the output of a new life."""
+        """The file for the output of a new life.
+
+        Raises:
+          OSError: it cannot be opened or made.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.bound()
         file = self.path.open("ab")
         self._life_begin = file.tell()
@@ -38,24 +46,39 @@ class InstanceLog:
         """Moves a log that has grown too large to the older file, of which only the end is kept.
 
         Its processes write on meanwhile, and begin a new file by that: they have it open for appending. What they write
-        in the instant between the last byte's copy and the cut is lost.
+        in the instant between the last byte's copy and the cut is lost. If it cannot be moved it grows, and the log of
+        the run says so once.
         """
         try:
-            size = os.stat(self.path).st_size
+            self._bound()
         except FileNotFoundError:
             return
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "%s cannot be kept to %d bytes and grows: %s; is the disk full?", self.path, self._max_bytes, error
+                )
+
+    def _bound(self) -> None:
+        size = os.stat(self.path).st_size
         if size <= self._max_bytes:
             return
-        with self.path.open("r+b") as log, self._older.open("wb") as older:
-            log.seek(size - self._max_bytes)
-            shutil.copyfileobj(log, older)
-            log.truncate(0)
+        with self.path.open("r+b") as file, self._older.open("wb") as older:
+            file.seek(size - self._max_bytes)
+            shutil.copyfileobj(file, older)
+            older.flush()
+            file.truncate(0)
         self._life_begin = 0
 
     def tail(self) -> str:
-        """The last lines of the present life."""
-        with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(min(size, max(self._life_begin, size - _TAIL_BYTES)))
-            text = file.read(_TAIL_BYTES).decode(errors="replace")
+        """The last lines of the present life; "" if they cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(min(size, max(self._life_begin, size - _TAIL_BYTES)))
+                text = file.read(_TAIL_BYTES).decode(errors="replace")
+        except OSError as error:
+            log.debug("%s cannot be read: %s", self.path, error)
+            return ""
         return "\n".join(text.splitlines()[-_TAIL_LINES:])

@@ -9,7 +9,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from minestudio_jax.config import RolloutConfig
-from minestudio_jax.rollout.policy_loading import HEAP_VARIABLES
+from minestudio_jax.rollout.heap_variables import heap_variables
 
 _CPU_ONLY = {"JAX_PLATFORMS": "cpu"}  # an actor must never touch the learner's accelerator
 
@@ -51,7 +51,7 @@ def worker_options(rollout: RolloutConfig, place: PlacementGroup | None) -> dict
         "num_cpus": rollout.num_cpus_per_worker,
         "num_gpus": rollout.num_gpus_per_worker,
         "resources": rollout.resources,
-        "runtime_env": {"env_vars": variables | HEAP_VARIABLES},
+        "runtime_env": {"env_vars": variables | heap_variables()},
         "scheduling_strategy": "SPREAD" if place is None else PlacementGroupSchedulingStrategy(place, 0),
     }
 

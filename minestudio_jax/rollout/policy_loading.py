@@ -6,7 +6,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,12 @@ import ray.exceptions
 from minestudio_jax.policies.policy import Params
 from minestudio_jax.utils import memory_folder, policy_store
 
-# For the environment of a process that loads versions. Without them the C library gives a version's memory back to the
-# kernel after each load, and most of the next one goes into getting it again, page by page: three times as long.
-HEAP_VARIABLES = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**40),
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_ARENA_MAX": "1",
-}
-
-# For sys.setswitchinterval in such a process: Python's 5 ms are what one thread may keep another waiting for, and
-# acting hands over several times a step.
+# For sys.setswitchinterval in a process that loads versions: Python's 5 ms are what one thread may keep another waiting
+# for, and acting hands over several times a step.
 SWITCH_INTERVAL_S = 5e-4
 
 _FETCH_DEADLINE_S = 60.0
+_RETRY_PAUSE_S = 5.0  # before a version that could not be read is read again
 _JOIN_DEADLINE_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -64,6 +57,7 @@ def load(where: Path | PackedVersion, abstract: Any) -> Params:
     Raises:
       FileNotFoundError: it is no longer there.
       TimeoutError: it did not come from another machine in time.
+      OSError: there was no room for its files, or they could not be read.
       ValueError: it does not fit the policy.
     """
     if isinstance(where, Path):
@@ -72,18 +66,22 @@ def load(where: Path | PackedVersion, abstract: Any) -> Params:
         files: dict[str, np.ndarray] = ray.get(where.files, timeout=_FETCH_DEADLINE_S)
     except ray.exceptions.ObjectLostError as error:
         raise FileNotFoundError(f"it was lost on its way: {error}") from error
-    # Orbax reads files. They lie in memory if there is room.
-    with ExitStack() as cleanup:
-        if memory_folder.free_bytes() > 2 * sum(content.nbytes for content in files.values()):
-            folder = memory_folder.MemoryFolder()
-            cleanup.callback(folder.close)
-            path = folder.path
-        else:
-            path = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="minestudio_jax-")))
-        for name, content in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            content.tofile(path / name)
-        return policy_store.load_version(path, abstract)
+    # Orbax reads files. They lie in memory if there is room, which another worker may take at the same time.
+    if memory_folder.free_bytes() > 2 * sum(content.nbytes for content in files.values()):
+        try:
+            with closing(memory_folder.MemoryFolder()) as folder:
+                return _load_files(files, folder.path, abstract)
+        except OSError as error:
+            log.info("a policy version goes through the disk, %s has no room: %s", memory_folder.SHARED_MEMORY, error)
+    with tempfile.TemporaryDirectory(prefix="minestudio_jax-") as on_disk:
+        return _load_files(files, Path(on_disk), abstract)
+
+
+def _load_files(files: dict[str, np.ndarray], folder: Path, abstract: Any) -> Params:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.data)
+    return policy_store.load_version(folder, abstract)
 
 
 class PolicyLoader:
@@ -133,9 +131,10 @@ class PolicyLoader:
             except FileNotFoundError as error:
                 # Only a newer version's arrival removes one, and that one is offered next.
                 log.warning("policy version %d was gone before it could be read: %s", version, error)
-            except TimeoutError as error:
-                log.warning("policy version %d did not come and is asked for again: %s", version, error)
+            except OSError as error:  # such as a TimeoutError, or a full disk: others may make room
+                log.warning("policy version %d could not be read and is asked for again: %s", version, error)
                 with self._condition:
+                    self._condition.wait_for(lambda: self._offered is not None or self._closed, _RETRY_PAUSE_S)
                     self._offered = self._offered or (version, where)
             except Exception as error:  # told by the worker's next report
                 self._on_error(error)

@@ -318,6 +318,7 @@ class ProcessEnvPool:
             self._check_at = min(self._check_at, worker.deadline)
         elif answer == "reset":
             self._give_back_permit(slot)
+            self._budget.ever_ready = True
             slot.state, slot.first, slot.obs = _State.READY, True, worker.current
             self._ready.append(slot)
 
@@ -424,7 +425,6 @@ class ProcessEnvPool:
         log.warning("%s", failure)
 
     def _hand_over(self, ready: list[_Slot]) -> EnvironmentSteps:
-        self._budget.ever_ready = True
         outcomes = [slot.outcome for slot in ready]
         steps = EnvironmentSteps(
             env_id=np.array([slot.env_id for slot in ready], np.int32),

@@ -15,6 +15,7 @@ import ray.exceptions
 from minestudio_jax.config import Config
 from minestudio_jax.rollout.fragment import FragmentId
 from minestudio_jax.rollout.placement import buffer_options
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE
 from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
 from minestudio_jax.utils.seeding import derived_seed
@@ -91,7 +92,7 @@ class ReplayService:
                 return None
         try:
             lease, counters = ray.get(call)
-        except ray.exceptions.RayActorError:
+        except ACTOR_GONE:
             self._replaced.wait(timeout_s)
             return None
         self._note(handle, counters)
@@ -135,7 +136,7 @@ class ReplayService:
                 self.producers, self.looked_at = status.producers, self._asked_at
                 self._note(self._handle, status.counters)
                 return False
-        except ray.exceptions.RayActorError as error:
+        except ACTOR_GONE as error:
             reason = f"died: {error}"
         else:
             if time.monotonic() - self._asked_at < deadline_s:

@@ -19,6 +19,7 @@ from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.rollout.fragment_sender import SenderCounters
 from minestudio_jax.rollout.placement import give_back, reserve, room, worker_options
 from minestudio_jax.rollout.policy_loading import PackedVersion
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE
 from minestudio_jax.rollout.replay_service import RolloutFailure
 from minestudio_jax.rollout.rollout_actor import MAX_CALLS, ActorReport, RolloutActor
 from minestudio_jax.rollout.rollout_worker import WorkerReport
@@ -217,7 +218,7 @@ class WorkerFleet:
                     self._take_report(member, on_report)
                 elif reason := self._overdue(member):
                     (died if member.answered else never_there).append((member, reason))
-            except ray.exceptions.RayActorError as error:
+            except ACTOR_GONE as error:
                 ran = member.answered or not _went_with_its_node(error)
                 (died if ran else never_there).append((member, str(error)))
         if died and stopping():
@@ -440,7 +441,7 @@ class WorkerFleet:
         give_back(member.place)
 
 
-def _went_with_its_node(error: ray.exceptions.RayActorError) -> bool:
+def _went_with_its_node(error: ray.exceptions.RayError) -> bool:
     """Whether Ray had placed an actor on a node that is gone, which it does until it notices."""
     return "its node has died" in str(error)  # Ray hands the reason on as text only
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,8 +16,12 @@ import ray
 from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.policy_loading import PackedVersion, pack
+from minestudio_jax.rollout.ray_failures import MAKE_ROOM, STORE_FULL
 from minestudio_jax.trainer.publisher import KEPT_VERSIONS, Publication
 from minestudio_jax.utils.memory_folder import SHARED_MEMORY, MemoryFolder, free_bytes
+
+_FIRST_PAUSE_S = 0.1  # before another attempt to store a version; doubles
+_LONGEST_PAUSE_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +71,13 @@ def make_publication(
             cleanup.callback(folder.close)
             directory = folder.path
 
+    closed = threading.Event()
+    cleanup.callback(closed.set)
+
     def on_published(version: int, path: Path) -> None:
-        tell(version, pack(path) if transport == "object_store" else path)
+        where = path if transport != "object_store" else _packed(version, path, config.run.stall_deadline_s, closed)
+        if where is not None:
+            tell(version, where)
 
     return Publication(directory, on_published, config.publish.dtype, shared)
 
@@ -75,6 +86,36 @@ def following_publication(config: Config, run_dir: Path) -> Publication:
     """What every host but the first takes part in, if all write together."""
     shared = _shared(run_dir)
     return Publication(shared, lambda version, path: None, config.publish.dtype, shared)
+
+
+def _packed(version: int, path: Path, deadline_s: float, closed: threading.Event) -> PackedVersion | None:
+    """A version in Ray's object store, as soon as that has room; None if the run is over before.
+
+    Raises:
+      RuntimeError: there was none within `deadline_s`, run.stall_deadline_s.
+    """
+    began, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
+    while not closed.is_set():
+        try:
+            return pack(path)
+        except STORE_FULL as error:
+            if time.monotonic() - began > deadline_s:
+                raise RuntimeError(
+                    f"policy version {version} found no room in Ray's object store within run.stall_deadline_s="
+                    f"{deadline_s:g}: {MAKE_ROOM}"
+                ) from error
+            if not said:
+                said = True
+                log.warning(
+                    "policy version %d waits for room in Ray's object store, the workers act with the one before it "
+                    "meanwhile (%s): %s",
+                    version,
+                    error,
+                    MAKE_ROOM,
+                )
+        closed.wait(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    return None
 
 
 def _shared(run_dir: Path) -> Path:

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_reading import read_fragments
+from minestudio_jax.rollout.ray_failures import ACTOR_GONE
 from minestudio_jax.rollout.replay_buffer import Entry
 from minestudio_jax.rollout.replay_service import NAMESPACE
 from minestudio_jax.rollout.rollout_manager import Lent, RolloutManager
@@ -138,7 +139,7 @@ def _read_told(request: Read, here: dict[FragmentId, SampleFragment], stop: thre
         try:
             actor = ray.get_actor(buffer, NAMESPACE)
             entries += ray.get(actor.entries.remote(lease_id, ids), timeout=_ENTRIES_DEADLINE_S)
-        except (ValueError, LookupError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        except (ValueError, LookupError, *ACTOR_GONE, ray.exceptions.GetTimeoutError) as error:
             log.info("%d fragments of lease %s are lost with their buffer: %s", len(ids), lease_id, error)
             lost += ids
     return lost + _read(entries, here, stop)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import uuid
 
 import pytest
 
-from minestudio_jax.rollout.cpu_pinning import CpuPinning
+from minestudio_jax.rollout import cpu_pinning
+from minestudio_jax.rollout.cpu_pinning import CpuPinning, cpu_quota
 from minestudio_jax.rollout.host_permits import HostPermits
 
 CPUS = frozenset(os.sched_getaffinity(0))
@@ -20,8 +22,25 @@ def session():
     return uuid.uuid4().hex
 
 
+@pytest.fixture
+def control_groups(tmp_path, monkeypatch):
+    """Makes control groups with files of that content, to which this process belongs as it says."""
+    monkeypatch.setattr(cpu_pinning, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cpu_pinning, "_MEMBERSHIP", tmp_path / "membership")
+
+    def make(membership, files):
+        (tmp_path / "membership").write_text(membership)
+        for name, content in files.items():
+            file = tmp_path / "cgroup" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content + "\n")
+
+    return make
+
+
 @pytest.fixture(autouse=True)
-def _affinity():
+def _affinity(control_groups):
+    """The CPUs as they were before, and no limit of their time, whatever this machine has."""
     yield
     os.sched_setaffinity(0, CPUS)
 
@@ -64,10 +83,50 @@ def test_other_groups_do_not_count(session):
     other.close()
 
 
+@pytest.mark.parametrize(
+    ("membership", "files", "cpus"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/", {}, math.inf),
+        ("0::/kubepods/pod1/c1", {"cpu.max": "400000 100000"}, 4.0),
+        ("0::/job/step", {"job/step/cpu.max": "max 100000", "job/cpu.max": "50000 100000"}, 0.5),
+        (
+            "4:memory:/a\n3:cpu,cpuacct:/a\n0::/",
+            {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"},
+            2.0,
+        ),
+        ("3:cpu:/a\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("3:cpuset:/\n0::/", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+    ],
+)
+def test_the_time_that_control_groups_leave(control_groups, membership, files, cpus):
+    control_groups(membership, files)
+    assert cpu_quota() == cpus
+
+
+def test_without_control_groups_there_is_no_limit():
+    assert cpu_quota() == math.inf
+
+
+@several
+def test_where_others_use_the_cpus_too_nothing_is_pinned(session, control_groups):
+    control_groups("0::/", {"cpu.max": f"{100_000 * len(CPUS) - 1} 100000"})
+    assert CpuPinning(1, session).pinned == CPUS
+    assert frozenset(os.sched_getaffinity(0)) == CPUS
+    control_groups("0::/", {"cpu.max": f"{100_000 * len(CPUS)} 100000"})
+    pinning = CpuPinning(1, session)
+    assert len(pinning.pinned) == 1
+    pinning.close()
+
+
 _XLA = """
 import os, sys
-from minestudio_jax.rollout.cpu_pinning import CpuPinning
-pinning = CpuPinning(1, sys.argv[1])
+from minestudio_jax.rollout import cpu_pinning
+if sys.argv[2] == "limited":
+    cpu_pinning.cpu_quota = lambda: 0.5
+pinning = cpu_pinning.CpuPinning(1, sys.argv[1])
+assert "NPROC" not in os.environ
 import jax
 jax.jit(lambda x: x @ x)(jax.numpy.ones((300, 300))).block_until_ready()
 names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
@@ -76,8 +135,9 @@ print(sum("XLAEigen" in name for name in names))
 
 
 @several
-def test_xla_makes_as_many_threads_as_there_are_cpus_for_it(session):
-    command = [sys.executable, "-c", _XLA, session]
+@pytest.mark.parametrize("cpu_time", ["limited", "unlimited"])
+def test_xla_makes_as_many_threads_as_there_are_cpus_for_it(session, cpu_time):
+    command = [sys.executable, "-c", _XLA, session, cpu_time]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}
     )
@@ -102,4 +162,16 @@ def test_a_permit_dies_with_its_holder(session):
     permit = HostPermits(session, "start").acquire(0)
     assert permit is not None
     permit.give_back()
+    permit.give_back()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_a_permit_of_another_user_counts(session):
+    permit = HostPermits(session, "cpu").acquire(0)
+    code = (
+        "import sys, os; from minestudio_jax.rollout.host_permits import HostPermits\n"
+        "os.setuid(65534); print(HostPermits(sys.argv[1], 'cpu').acquire(0))"
+    )
+    other = subprocess.run([sys.executable, "-c", code, session], capture_output=True, text=True, check=True)
+    assert other.stdout == "None\n"
     permit.give_back()

@@ -42,7 +42,11 @@ def launch(tmp_path):
 
     def start(ready=True, factory="tests.scripted_env:make", index=0, python=None, deadline_s=10.0, settings=None,
               **options):  # fmt: skip
-        settings = EnvLaunch(factory, tmp_path, options, python, 20.0, deadline_s, deadline_s, **settings or {})
+        settings = {"log_dir": tmp_path, **(settings or {})}
+        settings = EnvLaunch(
+            factory, options=options, python=python, start_deadline_s=20.0, reset_deadline_s=deadline_s,
+            step_deadline_s=deadline_s, **settings
+        )  # fmt: skip
         workers.append(EnvWorker(settings, index, 5, f"test-{os.getpid()}:{len(workers)}"))
         if ready:
             assert answer(workers[-1]) == "start"
@@ -208,6 +212,35 @@ def test_the_log_is_bounded_and_the_last_lines_stay(launch, tmp_path):
         step(worker)
     assert "environment 0 speaks" in str(failure.value)
     assert "of step 5" not in str(failure.value), "only what this life wrote"
+
+
+def test_a_log_that_was_deleted_takes_nothing_with_it(launch, tmp_path):
+    worker = launch(fault="crash", fault_step=2)
+    (tmp_path / "env-00-000.log").unlink()
+    worker.bound_log()
+    step(worker)
+    with pytest.raises(InstanceFailure, match=r"status 7.*there is nothing of it in .*env-00-000\.log"):
+        step(worker)
+
+
+def test_a_log_that_cannot_be_moved_grows_and_that_is_said_once(launch, tmp_path, caplog):
+    worker = launch(settings={"log_max_bytes": 10}, episode_length=1000)
+    (tmp_path / "env-00-000.log.1").symlink_to("/dev/full")
+    size = (tmp_path / "env-00-000.log").stat().st_size
+    assert size > 10
+    for _ in range(2):
+        worker.bound_log()
+        step(worker)
+    assert (tmp_path / "env-00-000.log").stat().st_size >= size
+    (warning,) = caplog.messages
+    assert "cannot be kept to 10 bytes" in warning
+
+
+def test_a_log_that_cannot_be_made_fails_the_start(launch, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InstanceFailure, match=r"environment 0 of worker 0 cannot be started: .*file") as failure:
+        launch(settings={"log_dir": tmp_path / "file" / "logs"})
+    assert failure.value.cause == "start"
 
 
 def test_an_environment_that_nobody_can_build_is_a_permanent_failure(launch):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from minestudio_jax.rollout import episode_statistics
 from minestudio_jax.rollout.episode_statistics import Episode, EpisodeStatistics, said_reward_terms, said_success
 
 
@@ -87,3 +88,20 @@ def test_what_each_term_of_the_reward_paid_is_told_by_its_name():
     later = statistics.drain()
     assert np.isnan(later["episode/reward/log"])
     assert np.isnan(later["episode/reward/sand"])
+
+
+@pytest.mark.parametrize(
+    "paid", [None, "much", [1.0], {}, math.nan, -math.inf, np.float32(np.inf), 10**400], ids=lambda paid: repr(paid)[:9]
+)
+def test_what_a_term_paid_counts_only_if_it_is_a_finite_number(paid, monkeypatch, caplog):
+    monkeypatch.setattr(episode_statistics, "_said", set())
+    info = {"reward/log": np.float32(2.0), "reward/sand": paid}
+    statistics = EpisodeStatistics(["a"])
+    for _ in range(2):
+        statistics.add([Episode(1.0, 1.0, 5, None, "a", 1, said_reward_terms(info))])
+    drained = statistics.drain()
+    assert drained["episode/reward/log"] == 2.0
+    assert "episode/reward/sand" not in drained
+    (warning,) = caplog.messages
+    assert "'reward/sand'" in warning
+    assert "no finite number" in warning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 
@@ -111,6 +113,25 @@ def test_a_version_that_is_gone_is_passed_over_and_one_of_another_policy_is_an_e
     other.close()
 
 
+def test_a_version_that_cannot_be_read_now_is_read_later(tmp_path, monkeypatch):
+    path = policy_store.save_version(tmp_path, 7, {"w": np.zeros(4, np.float32)})
+    load, attempts, loaded = policy_store.load_version, [], []
+
+    def load_later(path, abstract):
+        attempts.append(path)
+        if len(attempts) < 3:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return load(path, abstract)
+
+    monkeypatch.setattr(policy_store, "load_version", load_later)
+    monkeypatch.setattr(policy_loading, "_RETRY_PAUSE_S", 0.05)
+    loader = PolicyLoader({"w": jax.ShapeDtypeStruct((4,), np.float32)}, lambda v, params: loaded.append(v), fail)
+    loader.offer(7, path)
+    assert wait_until(lambda: loaded == [7], 30.0)
+    loader.close()
+    assert len(attempts) == 3
+
+
 @pytest.fixture(scope="module")
 def private_ray():
     ray_cluster.start_ray(Config())
@@ -131,4 +152,28 @@ def test_a_version_goes_through_the_object_store_and_leaves_no_file(tmp_path, pr
     before = in_memory()
     loaded = policy_loading.load(where, {name: SHAPES[name] for name in params})
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    assert in_memory() == before
+
+
+def test_a_version_goes_through_the_disk_when_memory_is_full_though_it_seemed_to_have_room(
+    tmp_path, private_ray, monkeypatch
+):
+    """Workers of a node look for room at the same time: /dev/full stands for the room that another one took."""
+    where = pack(policy_store.save_version(tmp_path, 1, {"a": np.full((100, 300), 7, np.float32)}))
+    write, folders = policy_loading._load_files, []
+
+    def write_to_full_memory(files, folder, abstract):
+        folders.append(folder)
+        if folder.parent == memory_folder.SHARED_MEMORY:
+            smallest = folder / min((name for name in files if files[name].size), key=lambda name: files[name].size)
+            smallest.parent.mkdir(parents=True, exist_ok=True)
+            smallest.symlink_to("/dev/full")
+        return write(files, folder, abstract)
+
+    monkeypatch.setattr(memory_folder, "free_bytes", lambda: 10**12)
+    monkeypatch.setattr(policy_loading, "_load_files", write_to_full_memory)
+    before = in_memory()
+    assert version_of(policy_loading.load(where, {"a": SHAPES["a"]})) == 7
+    assert [folder.parent == memory_folder.SHARED_MEMORY for folder in folders] == [True, False]
+    assert not any(folder.exists() for folder in folders)
     assert in_memory() == before

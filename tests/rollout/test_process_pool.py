@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.rollout import process_pool
 from minestudio_jax.rollout.env_pool import PoolCounters
 from tests.rollout.pools import act, act_on, play, receive_all, received
 from tests.rollout.processes import is_alive, shared_memory, sleeper, wait_until
@@ -232,6 +233,16 @@ def test_too_many_failures_end_the_run_with_the_log_and_the_remedy(make_pool):
         play(pool, 100)
     assert "the scripted exception" in str(failure.value)
     assert "environment 0 speaks" in str(failure.value)
+
+
+def test_environments_that_wait_to_be_received_count_as_ready(make_pool, monkeypatch):
+    """A worker without a policy attends to its environments and receives none of them."""
+    monkeypatch.setattr(process_pool, "_FIRST_BACKOFF_S", 0.01)
+    pool = make_pool(num_envs=2, fault="exception", fault_in="reset", fault_index=1, max_failures_per_hour=7)
+    with pytest.raises(EnvironmentFailure, match=r"8 environment failures .*env\.max_failures_per_hour=7"):
+        while True:
+            pool.attend()
+            time.sleep(0.01)
 
 
 def test_environments_that_cannot_work_are_refused_at_once(make_pool):
