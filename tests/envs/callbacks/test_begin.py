@@ -117,6 +117,14 @@ def test_a_hard_reset_draws_a_seed_and_a_place():
     assert begun == {(4, "/tp @p 1 70 -3.5"), (5,), (None, "/tp @p 0 64 0")}
 
 
+def test_a_seed_that_is_asked_for_seeds_later_worlds_and_a_places_own_does_not():
+    simulator, env = begin(HardReset([Place(None, 42)], Random(0)))
+    for seed in (5, None, 6):
+        env.reset(seed)
+    assert simulator.seeded == [5, 6]
+    assert simulator.asked == [("reset", 42)] * 3
+
+
 def kept(biomes=("plains",), react=None, **options):
     rule = FastResetRule(tuple(biomes), 1000)
     return begin(FastReset(rule, Random(0), load_ticks=2, **options), react=react)
