@@ -148,21 +148,26 @@ class World:
     def step(self, state: State, action: dict[str, jax.Array]) -> tuple[State, Timestep]:
         """One agent step: `frame_skip` ticks with the same keys and the same turn in every tick.
 
+        After the tick that the player dies in nothing is pressed, counted or paid any more.
+
         Args:
           state: before.
           action: component -> int32 [1]. For "minerl": each of `actions.BUTTONS` -> int [], "camera" -> float32 [2]
             (pitch and yaw, degrees), and "craft" -> int [] where there is any; what is missing is not pressed.
         """
         controls = self._controls(action)
+        nothing = self._pressed(jnp.zeros(len(_KEYS) + len(_HOTBAR), bool), jnp.zeros(2), jnp.int32(0))
         can_throw = self._has_key("drop") and not self.settings.instant_pickup
         rules = Rules(self.task, self.settings, self._has_key("use"), can_throw)
         no_reward = jnp.zeros(len(self.task.reward), jnp.float32)
 
         def one(number: int, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             state, earned = carry
+            alive = state.vitals.health > 0
             # Crafting is done once, however long the action lasts.
             now = controls._replace(craft=jnp.where(number == 0, controls.craft, 0))
-            after = tick(rules, state, now)
+            after = tick(rules, state, _chosen(alive, now, nothing))
+            after = dataclasses.replace(after, statistics=_chosen(alive, after.statistics, state.statistics))
             terms, paid = rewards.paid(self.task, state.statistics, after.statistics, state.paid)
             return dataclasses.replace(after, paid=paid), earned + terms
 
@@ -223,6 +228,11 @@ class World:
         slot = jnp.max(jnp.where(hotbar, jnp.arange(len(_HOTBAR)), -1))  # of several the last counts
         pressed = dict(zip(_KEYS, keys[: len(_KEYS)], strict=True))
         return physics.Controls(**pressed, hotbar=slot, craft=craft, pitch=turn[0], yaw=turn[1])
+
+
+def _chosen(condition: jax.Array, one: Any, other: Any) -> Any:
+    """The pytree `one` where `condition`, bool [], and `other` where not."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
 _KEY_TABLE = actions.KEY_TABLE[:, [actions.BUTTONS.index(key) for key in (*_KEYS, *_HOTBAR)]].astype(bool)
