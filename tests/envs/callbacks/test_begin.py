@@ -150,6 +150,29 @@ def test_a_fast_reset_keeps_the_world_and_sends_the_player_elsewhere_as_new():
     assert len(places) == 5
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_kept_player_has_no_screen_open_the_first_slot_in_the_hand_and_looks_ahead(is_open):
+    """The screen is closed first: in it the hotbar's keys would move items."""
+    player = {"is_gui_open": is_open, "slot": 5, "pitch": 35.0}
+
+    def react(simulator, keys):
+        if keys and keys["inventory"]:
+            player["is_gui_open"] = not player["is_gui_open"]
+        elif keys and keys["hotbar.1"] and not player["is_gui_open"]:
+            player.update(slot=1, pitch=player["pitch"] + keys["camera"][0])
+        if keys and "chat" in keys:
+            assert player == {"is_gui_open": False, "slot": 1, "pitch": 0.0}
+        simulator.state = {name: player[name] for name in ("is_gui_open", "pitch")}
+
+    simulator, env = kept(react=react)
+    env.reset()
+    simulator.asked.clear()
+    env.reset()
+    pressed = [[name for name in actions.BUTTONS if keys[name]] for _, keys in simulator.asked if "chat" not in keys]
+    assert [names for names in pressed if names] == [["inventory"]] * is_open + [["hotbar.1"]]
+    assert player == {"is_gui_open": False, "slot": 1, "pitch": 0.0}
+
+
 def test_a_mission_that_has_ended_is_begun_anew_in_a_new_world():
     """D-49: a finished one is not stepped."""
     ends = [True]
@@ -212,8 +235,8 @@ def test_a_dead_player_is_waited_for():
     simulator.asked.clear()
     env.reset()
     chats = [keys.get("chat") for _, keys in simulator.asked]
-    assert chats[:6] == [None] * 6
-    assert chats[6] == "/clear @p"
+    assert chats[:7] == [None] * 7
+    assert chats[7] == "/clear @p"
     simulator._react = lambda simulator, keys: None
     simulator.state = {"is_alive": False}
     with pytest.raises(EnvironmentFailure, match="the game does not revive him"):
