@@ -47,6 +47,26 @@ def forbidden(files: list[Path], *prefixes: str, but: tuple[str, ...] = ()) -> l
     return found
 
 
+# What Python 3.8 parses but does not run: function -> its newer arguments, and newer attributes.
+NEWER_ARGUMENTS = {"zip": {"strict"}, "dataclass": {"slots", "kw_only"}, "NamedTemporaryFile": {"delete_on_close"}}
+NEWER_ATTRIBUTES = {
+    "removeprefix", "removesuffix", "is_relative_to", "with_stem", "bit_count", "add_note", "pairwise", "to_thread",
+}  # fmt: skip
+
+
+def newer_than_3_8(source: str) -> list[str]:
+    """Uses, each with its line, of what no Python 3.8 has."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in NEWER_ATTRIBUTES:
+            found.append(f"line {node.lineno}: .{node.attr}")
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            newer = NEWER_ARGUMENTS.get(name, set()) & {keyword.arg for keyword in node.keywords}
+            found.extend(f"line {node.lineno}: {name}({argument}=)" for argument in sorted(newer))
+    return found
+
+
 def test_simulator_side_runs_under_an_old_interpreter_with_numpy_alone():
     files = [PACKAGE / "__init__.py", PACKAGE / "utils/video.py", *sorted((PACKAGE / "envs").glob("*.py"))]
     files += files_of("envs/callbacks")
@@ -54,6 +74,20 @@ def test_simulator_side_runs_under_an_old_interpreter_with_numpy_alone():
     assert forbidden(files, "jax", "flax", "ray", "absl", "optax", "orbax", "rich") == []
     for path in files:
         ast.parse(path.read_text(), feature_version=(3, 8))
+    assert {path.name: found for path in files if (found := newer_than_3_8(path.read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("for a, b in zip(c, d, strict=False):\n    pass", ["line 1: zip(strict=)"]),
+        ("\nname = name.removeprefix('a')", ["line 2: .removeprefix"]),
+        ("@dataclasses.dataclass(frozen=True, slots=True)\nclass A:\n    pass", ["line 1: dataclass(slots=)"]),
+        ("sorted(zip(a, b), key=len)", []),
+    ],
+)
+def test_what_an_old_interpreter_does_not_run_is_found(source, found):
+    assert newer_than_3_8(source) == found
 
 
 def test_experience_side_knows_nothing_of_learning():

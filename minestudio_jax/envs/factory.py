@@ -149,18 +149,19 @@ def make_environment(
 
 
 class WorldSeeds:
-    """A seed for every world: the one that is asked for, or the next of the stream that it began.
+    """A seed for every world: the one that is asked for, or the next of a stream.
 
     Args:
-      seed: of the stream until one is asked for.
+      seed: of the stream.
     """
 
     def __init__(self, seed: int) -> None:
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """Begins another stream."""
         self._stream = np.random.default_rng(seed)
 
     def next(self, seed: int | None) -> int:
-        """Of the next world, 0 to 2^31 - 1 where none is asked for."""
-        if seed is None:
-            return int(self._stream.integers(2**31))
-        self._stream = np.random.default_rng(seed)
-        return int(seed)
+        """Of the next world, 0 to 2^31 - 1 where none is asked for; one that is leaves the stream as it is."""
+        return int(self._stream.integers(2**31)) if seed is None else int(seed)

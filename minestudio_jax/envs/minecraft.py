@@ -43,8 +43,12 @@ class Simulator(Protocol):
 
     frame_shape: Tuple[int, int, int]
 
+    def seed_worlds(self, seed: int) -> None:
+        """Worlds that are made from no seed of their own follow from this one, from now on."""
+        ...
+
     def reset(self, seed: Optional[int]) -> Frame:
-        """A new world, made from the seed (None: any); its first frame.
+        """A new world, made from the seed (None: the next that follows from `seed_worlds`); its first frame.
 
         Raises:
           EnvironmentFailure: the game broke.
@@ -139,6 +143,8 @@ class MinecraftEnvironment:
         self.spec = EnvironmentSpec({"image": image, **extra}, dict(actions.VPT_ACTION_SPEC))
 
     def reset(self, seed: Optional[int] = None) -> Tuple[Observation, Dict[str, Any]]:
+        if seed is not None:  # later episodes follow from it, even if this one's place has a seed of its own
+            self._simulator.seed_worlds(seed)
         for _ in range(_BEGINNINGS):
             outcome = self._begin(seed)
             if not outcome.frame.done:

@@ -107,6 +107,9 @@ class MineRLSimulator:
         be_patient(client.talk, client.packets, self._reset_timeout_s)
         self._env = client.environment(specification, instances=[instance], is_fault_tolerant=False)
 
+    def seed_worlds(self, seed: int) -> None:
+        self._seeds.begin(seed)
+
     def reset(self, seed: Optional[int]) -> Frame:
         self._env.seed(self._seeds.next(seed), seed_spaces=False)  # counts for the next world only
         begin = time.monotonic()

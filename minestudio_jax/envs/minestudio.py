@@ -111,6 +111,9 @@ class MineStudioSimulator:
         self._reset_timeout_s, self._step_timeout_s = options.reset_timeout_s, options.step_timeout_s
         sim.env.instances = [instance]
 
+    def seed_worlds(self, seed: int) -> None:
+        self._seeds.begin(seed)
+
     def reset(self, seed: int | None) -> Frame:
         self._sim.env.seed(self._seeds.next(seed), seed_spaces=False)  # counts for the next world only
         self._sim.info = {}

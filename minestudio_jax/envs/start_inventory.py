@@ -60,6 +60,6 @@ def drawn_inventory(stacks: Sequence[Stack], rng: np.random.Generator) -> dict[i
             slots = [int(rng.choice([slot for slot in free if str(slot) not in named]))]
         else:
             slots = [_EQUIPMENT_SLOTS[stack.slot] if stack.slot in _EQUIPMENT_SLOTS else int(stack.slot)]
-        for slot, begin in zip(slots, range(0, count, STACK_SIZE), strict=False):
+        for slot, begin in zip(slots, range(0, count, STACK_SIZE)):
             found[slot] = {"type": item, "quantity": min(STACK_SIZE, count - begin)}
     return found

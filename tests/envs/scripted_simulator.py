@@ -18,6 +18,7 @@ class ScriptedSimulator:
       react: called before every frame with this simulator and the keys, None in a reset; may change what it tells.
     Attributes:
       statistics, state, done: what the next frames tell.
+      seeded: seeds that worlds were to follow from.
       asked: ("reset", seed) and ("step", keys), in order.
     """
 
@@ -27,9 +28,13 @@ class ScriptedSimulator:
         self.statistics: dict[str, dict[str, int]] = {}
         self.state: dict[str, Any] = {}
         self.done = False
+        self.seeded: list[int] = []
         self.asked: list[tuple[str, Any]] = []
         self.closed = False
         self._react = react
+
+    def seed_worlds(self, seed: int) -> None:
+        self.seeded.append(seed)
 
     def reset(self, seed: int | None) -> Frame:
         self.asked.append(("reset", seed))

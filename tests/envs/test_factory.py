@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minestudio_jax.envs.env import MisconfiguredEnvironment
-from minestudio_jax.envs.factory import CommonOptions, common_options, first_biome
+from minestudio_jax.envs.factory import CommonOptions, WorldSeeds, common_options, first_biome
 from minestudio_jax.envs.tasks import Task
 
 
@@ -31,6 +31,17 @@ def test_options_are_sorted_by_whose_they_are():
 def test_an_option_that_is_wrong_is_refused(given, says):
     with pytest.raises(MisconfiguredEnvironment, match=says):
         common_options(given)
+
+
+def test_a_world_with_a_seed_of_its_own_leaves_the_others_as_they_were():
+    """Else environments that begin at the same seeded place would go on in the same worlds."""
+    plain, placed = WorldSeeds(1), WorldSeeds(1)
+    assert placed.next(42) == 42
+    assert [placed.next(None) for _ in range(3)] == [plain.next(None) for _ in range(3)]
+    assert placed.next(42) == 42
+    assert placed.next(None) == plain.next(None) != WorldSeeds(2).next(None)
+    placed.begin(1)
+    assert placed.next(None) == WorldSeeds(1).next(None)
 
 
 def test_a_mission_asks_for_the_group_of_the_tasks_biome_or_of_the_options():

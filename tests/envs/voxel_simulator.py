@@ -42,6 +42,9 @@ class VoxelSimulator:
         self.state: State
         self.craft = 0
 
+    def seed_worlds(self, seed: int) -> None:
+        pass
+
     def reset(self, seed: int | None) -> Frame:
         begun = self._reset(jax.random.key(seed or 0))
         self.state = dataclasses.replace(

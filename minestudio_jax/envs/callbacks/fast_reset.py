@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from random import Random
 
+import numpy as np
+
 from minestudio_jax.envs.env import EnvironmentFailure
-from minestudio_jax.envs.minecraft import Callback, Frame, Outcome, Simulator, run_commands, wait
+from minestudio_jax.envs.minecraft import Callback, Frame, Outcome, Simulator, no_keys, run_commands, wait
 from minestudio_jax.envs.tasks import FastReset as FastResetRule
 
 LOAD_TICKS = 20  # until the land around is there
@@ -53,7 +55,7 @@ class FastReset(Callback):
     def after_reset(self, simulator: Simulator, outcome: Outcome) -> Outcome:
         if outcome.new_world:
             return outcome
-        frame = _alive(simulator, outcome.frame)
+        frame = _at_rest(simulator, _alive(simulator, outcome.frame))
         return dataclasses.replace(outcome, frame=self._sent(simulator, run_commands(simulator, _AS_NEW, frame)))
 
     def _sent(self, simulator: Simulator, frame: Frame) -> Frame:
@@ -69,6 +71,19 @@ class FastReset(Callback):
             if not self._rule.biomes or str(frame.state.get("biome")).rpartition(":")[2] in self._rule.biomes:
                 break
         return frame
+
+
+def _at_rest(simulator: Simulator, frame: Frame) -> Frame:
+    """The frame in which no screen is open, the first slot is in the hand, and the player looks straight ahead.
+
+    A screen is closed first: in it the hotbar's keys move items, and what lies in it comes back to be cleared away.
+    """
+    if not frame.done and frame.state.get("is_gui_open", False):
+        frame = simulator.step({**no_keys(), "inventory": 1})
+    if not frame.done:
+        level = np.array([-frame.state.get("pitch", 0.0), 0.0])
+        frame = simulator.step({**no_keys(), "hotbar.1": 1, "camera": level})
+    return frame
 
 
 def _alive(simulator: Simulator, frame: Frame) -> Frame:

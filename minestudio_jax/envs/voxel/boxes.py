@@ -73,7 +73,7 @@ def _of_mobs(state: State) -> Boxes:
     head_low, head_high = head_middle - _HEAD_SIZE, head_middle + _HEAD_SIZE
 
     pictures_of = [_PARTS * creatures.kind + part for part in range(_PARTS)]
-    hurt = [creatures.hurt_ticks > 0] * _PARTS
+    hurt = [mobs.shown_hurt(creatures)] * _PARTS
     there = (creatures.kind > 0)[:, None]
     lows = [jnp.where(there, x, -1e6) for x in (legs_low, body_low, head_low)]
     highs = [jnp.where(there, x, -1e6) for x in (legs_high, body_high, head_high)]

@@ -75,6 +75,7 @@ def drawn_inventory(stacks: Sequence[Stack], key: jax.Array) -> Inventory:
         free = jax.random.permutation(jax.random.fold_in(key, 0), free)
     inventory = start_inventory({})
     order = sorted(stacks, key=lambda stack: (stack.slot == NEXT, stack.slot == ANY))
+    drawn = iter(free)
     for number, stack in enumerate(order):
         which, how_many = jax.random.split(jax.random.fold_in(key, number + 1))
         item = jax.random.choice(which, jnp.array([items.ID[name] for name in stack.item], jnp.int32))
@@ -82,7 +83,7 @@ def drawn_inventory(stacks: Sequence[Stack], key: jax.Array) -> Inventory:
         if stack.slot == NEXT:
             inventory, _ = add(inventory, item, count)
             continue
-        slot = free[number] if stack.slot == ANY else int(stack.slot)
+        slot = next(drawn) if stack.slot == ANY else int(stack.slot)
         inventory = dataclasses.replace(
             inventory,
             item=inventory.item.at[slot].set(jnp.where(count > 0, item, items.NONE)),

@@ -143,8 +143,8 @@ def spawn(key: jax.Array, blocks: jax.Array, ground: jax.Array, around: jax.Arra
     angle = jax.random.uniform(keys[0], (count,), maxval=2 * jnp.pi)
     distance = jax.random.uniform(keys[1], (count,), minval=NEAREST, maxval=farthest)
     size = blocks.shape[0]
-    x = jnp.clip(jnp.floor(around[0] + distance * jnp.cos(angle)), 3, size - 4)
-    z = jnp.clip(jnp.floor(around[2] + distance * jnp.sin(angle)), 3, size - 4)
+    x = _between_walls(around[0], distance * jnp.cos(angle), size)
+    z = _between_walls(around[2], distance * jnp.sin(angle), size)
     y = ground[x.astype(jnp.int32), z.astype(jnp.int32)] + 1.0
     nothing = jnp.zeros(count, jnp.int32)
     return Mobs(
@@ -155,10 +155,19 @@ def spawn(key: jax.Array, blocks: jax.Array, ground: jax.Array, around: jax.Arra
         health=jnp.asarray(_HEALTH)[kind],
         on_ground=jnp.ones(count, bool),
         hurt_ticks=nothing,
+        burn_ticks=nothing,
         panic_ticks=nothing,
         walk_ticks=nothing,
         attack_ticks=nothing,
     )
+
+
+def _between_walls(middle: jax.Array, offset: jax.Array, size: int) -> jax.Array:
+    """Cells `offset` [M] away from `middle` [] along an axis; on the side with more room instead of beyond a wall."""
+    low, high = 3, size - 4
+    cell = jnp.floor(middle + offset)
+    roomy = jnp.floor(middle + jnp.where(middle < size / 2, 1, -1) * jnp.abs(offset))
+    return jnp.clip(jnp.where((cell < low) | (cell > high), roomy, cell), low, high)
 
 
 def move(key: jax.Array, blocks: jax.Array, player: Player, mobs: Mobs) -> tuple[Mobs, Bite]:
@@ -195,6 +204,7 @@ def move(key: jax.Array, blocks: jax.Array, player: Player, mobs: Mobs) -> tuple
         velocity=velocity,
         on_ground=on_ground,
         hurt_ticks=jnp.maximum(mobs.hurt_ticks - 1, 0),
+        burn_ticks=jnp.maximum(mobs.burn_ticks - 1, 0),
         panic_ticks=jnp.maximum(mobs.panic_ticks - 1, 0),
         attack_ticks=jnp.where(bites, HIT_PAUSE_TICKS, jnp.maximum(mobs.attack_ticks - 1, 0)),
     )
@@ -204,6 +214,8 @@ def move(key: jax.Array, blocks: jax.Array, player: Player, mobs: Mobs) -> tuple
 def burn(blocks: jax.Array, mobs: Mobs, time: jax.Array) -> Mobs:
     """The sun's harm to those it burns: half a heart a second, by day and under the open sky.
 
+    The second is the mob's own, since the time of day may stand still. Blows count all the while.
+
     Args:
       time: int32 [], ticks since dawn.
     """
@@ -212,14 +224,19 @@ def burn(blocks: jax.Array, mobs: Mobs, time: jax.Array) -> Mobs:
     columns = blocks[cells[:, 0], :, cells[:, 2]]
     above = jnp.arange(blocks.shape[1]) > cells[:, 1:2]
     covered = (above & (columns != b.AIR) & (columns != b.BARRIER)).any(axis=1)
-    burns = jnp.asarray(_BURNS)[mobs.kind] & ~covered & (time < DUSK) & (time % BURN_TICKS == 0)
+    burns = jnp.asarray(_BURNS)[mobs.kind] & ~covered & (time < DUSK) & (mobs.burn_ticks <= 0)
     health = mobs.health - jnp.where(burns, 1.0, 0.0)
     return dataclasses.replace(
         mobs,
         health=health,
         kind=jnp.where(burns & (health <= 0), 0, mobs.kind),
-        hurt_ticks=jnp.where(burns, HURT_TICKS, mobs.hurt_ticks),
+        burn_ticks=jnp.where(burns, BURN_TICKS, mobs.burn_ticks),
     )
+
+
+def shown_hurt(mobs: Mobs) -> jax.Array:
+    """bool [M], shown in red: hit or burnt half a second ago or less."""
+    return (mobs.hurt_ticks > 0) | (mobs.burn_ticks > BURN_TICKS - HURT_TICKS)
 
 
 def hurt(mobs: Mobs, which: jax.Array, damage: jax.Array, origin: jax.Array) -> tuple[Mobs, jax.Array, jax.Array]:

@@ -166,6 +166,7 @@ class Mobs:
       health: float32 [M].
       on_ground: bool [M].
       hurt_ticks: int32 [M], until the next hit counts; the picture is red meanwhile.
+      burn_ticks: int32 [M], until the sun can harm it again; the picture is red in the first half.
       panic_ticks: int32 [M], for which it runs away.
       walk_ticks: int32 [M], for which it goes on walking.
       attack_ticks: int32 [M], until it can hit again.
@@ -178,6 +179,7 @@ class Mobs:
     health: Any
     on_ground: Any
     hurt_ticks: Any
+    burn_ticks: Any
     panic_ticks: Any
     walk_ticks: Any
     attack_ticks: Any

@@ -89,7 +89,7 @@ def breathe(blocks: jax.Array, player: Player, vitals: Vitals) -> tuple[Vitals, 
 
 
 def hunger(vitals: Vitals, before: Player, after: Player, jumped: jax.Array) -> tuple[Vitals, jax.Array]:
-    """Tires by moving, heals when fed, starves when not.
+    """Tires by moving, heals when fed, starves when not; the dead do not heal.
 
     Returns:
       The vitals, and the damage of starving, float32 [].
@@ -100,7 +100,7 @@ def hunger(vitals: Vitals, before: Player, after: Player, jumped: jax.Array) -> 
     tired += jnp.where(jumped, jnp.where(after.sprinting, _SPRINT_JUMP_EXHAUSTION, _JUMP_EXHAUSTION), 0.0)
     exhaustion = vitals.exhaustion + tired
 
-    wounded = vitals.health < FULL
+    wounded = (vitals.health > 0) & (vitals.health < FULL)
     fast = wounded & (vitals.food >= FULL) & (vitals.saturation > 0)
     slow = wounded & (vitals.food >= _HEAL_FOOD)
     starving = vitals.food <= 0

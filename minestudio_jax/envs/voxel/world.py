@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from minestudio_jax.envs import actions
-from minestudio_jax.envs.tasks import Task
+from minestudio_jax.envs.tasks import GOAL_EVENTS, Task, events_of
 from minestudio_jax.envs.voxel import commands, crafting, physics, rewards, survival, terrain
 from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import inventory as inv
@@ -148,21 +148,26 @@ class World:
     def step(self, state: State, action: dict[str, jax.Array]) -> tuple[State, Timestep]:
         """One agent step: `frame_skip` ticks with the same keys and the same turn in every tick.
 
+        After the tick that the player dies in nothing is pressed, counted or paid any more.
+
         Args:
           state: before.
           action: component -> int32 [1]. For "minerl": each of `actions.BUTTONS` -> int [], "camera" -> float32 [2]
             (pitch and yaw, degrees), and "craft" -> int [] where there is any; what is missing is not pressed.
         """
         controls = self._controls(action)
+        nothing = self._pressed(jnp.zeros(len(_KEYS) + len(_HOTBAR), bool), jnp.zeros(2), jnp.int32(0))
         can_throw = self._has_key("drop") and not self.settings.instant_pickup
         rules = Rules(self.task, self.settings, self._has_key("use"), can_throw)
         no_reward = jnp.zeros(len(self.task.reward), jnp.float32)
 
         def one(number: int, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             state, earned = carry
+            alive = state.vitals.health > 0
             # Crafting is done once, however long the action lasts.
             now = controls._replace(craft=jnp.where(number == 0, controls.craft, 0))
-            after = tick(rules, state, now)
+            after = tick(rules, state, _chosen(alive, now, nothing))
+            after = dataclasses.replace(after, statistics=_chosen(alive, after.statistics, state.statistics))
             terms, paid = rewards.paid(self.task, state.statistics, after.statistics, state.paid)
             return dataclasses.replace(after, paid=paid), earned + terms
 
@@ -225,6 +230,11 @@ class World:
         return physics.Controls(**pressed, hotbar=slot, craft=craft, pitch=turn[0], yaw=turn[1])
 
 
+def _chosen(condition: jax.Array, one: Any, other: Any) -> Any:
+    """The pytree `one` where `condition`, bool [], and `other` where not."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+
+
 _KEY_TABLE = actions.KEY_TABLE[:, [actions.BUTTONS.index(key) for key in (*_KEYS, *_HOTBAR)]].astype(bool)
 
 
@@ -281,6 +291,7 @@ def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = 
     made = WorldSettings(**settings)
     if made.time_limit == 0:
         made = dataclasses.replace(made, time_limit=-(-task.time_limit // made.frame_skip))
+    _check_fits(task, made)
     world = World(task, made, action_set)
     _check_begin(world)
     return world
@@ -317,6 +328,30 @@ def _check_what_there_is(task: Task) -> None:
             _check(f"task {task.name}: mobs", group.name, creatures.NAMES[1:])
     except ValueError as error:
         raise ValueError(f"{error}; {rewards.FOR_MINECRAFT}") from error
+
+
+def _check_fits(task: Task, settings: WorldSettings) -> None:
+    """Raises ValueError if the task and its world's settings, each fine by itself, do not go together."""
+    hills = terrain.greatest_hills(settings)
+    least = settings.ground + hills + terrain.HEADROOM
+    if settings.height < least:
+        raise ValueError(
+            f"task {task.name}: height={settings.height} is too low for ground={settings.ground} with hills of "
+            f"{hills} blocks in biome={settings.biome!r} and room above: set height={least} or more, or lower ground "
+            "and hills"
+        )
+    for where, event, objects in events_of(task):
+        for name in objects:
+            if name in GOAL_EVENTS and settings.goal_distance <= 0:
+                raise ValueError(
+                    f"task {task.name}: {where}: {event} of {name!r} needs a goal to go to, and goal_distance="
+                    f"{settings.goal_distance:g} puts none there: set it above 0 in the task's world, or in env.options"
+                )
+    if ACTION_SETS[task.actions].craft.any() and not task.crafting:
+        raise ValueError(
+            f"task {task.name}: actions={task.actions!r} has choices that craft, which crafting=false leaves without "
+            "effect: set crafting: true, or take another set of actions"
+        )
 
 
 def _check_begin(world: World) -> None:

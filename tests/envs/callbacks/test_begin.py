@@ -117,6 +117,14 @@ def test_a_hard_reset_draws_a_seed_and_a_place():
     assert begun == {(4, "/tp @p 1 70 -3.5"), (5,), (None, "/tp @p 0 64 0")}
 
 
+def test_a_seed_that_is_asked_for_seeds_later_worlds_and_a_places_own_does_not():
+    simulator, env = begin(HardReset([Place(None, 42)], Random(0)))
+    for seed in (5, None, 6):
+        env.reset(seed)
+    assert simulator.seeded == [5, 6]
+    assert simulator.asked == [("reset", 42)] * 3
+
+
 def kept(biomes=("plains",), react=None, **options):
     rule = FastResetRule(tuple(biomes), 1000)
     return begin(FastReset(rule, Random(0), load_ticks=2, **options), react=react)
@@ -140,6 +148,29 @@ def test_a_fast_reset_keeps_the_world_and_sends_the_player_elsewhere_as_new():
         assert max(abs(int(x)), abs(int(z))) <= 500
         places.add((x, z))
     assert len(places) == 5
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_kept_player_has_no_screen_open_the_first_slot_in_the_hand_and_looks_ahead(is_open):
+    """The screen is closed first: in it the hotbar's keys would move items."""
+    player = {"is_gui_open": is_open, "slot": 5, "pitch": 35.0}
+
+    def react(simulator, keys):
+        if keys and keys["inventory"]:
+            player["is_gui_open"] = not player["is_gui_open"]
+        elif keys and keys["hotbar.1"] and not player["is_gui_open"]:
+            player.update(slot=1, pitch=player["pitch"] + keys["camera"][0])
+        if keys and "chat" in keys:
+            assert player == {"is_gui_open": False, "slot": 1, "pitch": 0.0}
+        simulator.state = {name: player[name] for name in ("is_gui_open", "pitch")}
+
+    simulator, env = kept(react=react)
+    env.reset()
+    simulator.asked.clear()
+    env.reset()
+    pressed = [[name for name in actions.BUTTONS if keys[name]] for _, keys in simulator.asked if "chat" not in keys]
+    assert [names for names in pressed if names] == [["inventory"]] * is_open + [["hotbar.1"]]
+    assert player == {"is_gui_open": False, "slot": 1, "pitch": 0.0}
 
 
 def test_a_mission_that_has_ended_is_begun_anew_in_a_new_world():
@@ -204,8 +235,8 @@ def test_a_dead_player_is_waited_for():
     simulator.asked.clear()
     env.reset()
     chats = [keys.get("chat") for _, keys in simulator.asked]
-    assert chats[:6] == [None] * 6
-    assert chats[6] == "/clear @p"
+    assert chats[:7] == [None] * 7
+    assert chats[7] == "/clear @p"
     simulator._react = lambda simulator, keys: None
     simulator.state = {"is_alive": False}
     with pytest.raises(EnvironmentFailure, match="the game does not revive him"):

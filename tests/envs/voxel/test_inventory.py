@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minestudio_jax.envs.tasks import Stack
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import items
 
@@ -30,6 +31,13 @@ def test_what_one_begins_with_lies_in_order_the_first_in_the_hand():
 def test_what_cannot_be_is_refused(contents, says):
     with pytest.raises(ValueError, match=says):
         inv.start_inventory(contents)
+
+
+def test_every_stack_has_a_slot_of_its_own_however_many_are_named():
+    named = [Stack(("oak_log",), (1, 1), str(slot)) for slot in range(20)]
+    anywhere = [Stack(("dirt",), (1, 1), "random")] * 16
+    inventory = inv.drawn_inventory([*anywhere, *named], jax.random.key(0))
+    assert slots(inventory) == [(LOG, 1)] * 20 + [(DIRT, 1)] * 16
 
 
 def test_items_go_on_their_stacks_first_then_into_empty_slots():

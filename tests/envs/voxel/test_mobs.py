@@ -42,6 +42,17 @@ def test_they_begin_on_the_ground_near_the_player_but_not_on_him():
         assert (np.asarray(creatures.position)[:, 1] == FLOOR).all()
 
 
+@pytest.mark.parametrize("around", [(3.5, 3.5), (20.5, 3.5), (3.5, 12.5), (12.5, 12.5)])
+def test_beside_a_wall_they_begin_on_the_players_other_side(around):
+    for seed in range(5):
+        position = jnp.array([around[0], FLOOR, around[1]], jnp.float32)
+        groups = [MobGroup("zombie", 8), MobGroup("cow", 8, 30)]
+        creatures = mobs.spawn(jax.random.key(seed), jnp.asarray(flat()), GROUND, position, groups)
+        where = np.asarray(creatures.position)[:, [0, 2]]
+        assert (np.hypot(*(where - np.array(around)).T) > 2.5).all()
+        assert ((where > 3) & (where < 21)).all()
+
+
 def test_animals_stroll_now_and_then_and_stay_on_the_ground():
     positions, damage, _ = live(herd({"cow": 4, "sheep": 4, "pig": 4}), standing(12.5, 12.5), 300)
     walked = np.hypot(*(positions[-1] - positions[0])[:, [0, 2]].T)
@@ -113,18 +124,25 @@ def test_an_empty_slot_stays_empty_and_harmless():
 def test_zombies_burn_by_day_under_the_open_sky():
     """Half a heart a second; not at night, not under a roof, and cows not at all."""
     creatures = herd({"zombie": 1, "cow": 1})
-    burn = jax.jit(mobs.burn)
+    burn, player = jax.jit(mobs.burn), standing(12.5, 12.5)
 
-    def health_after(creatures, blocks, begin, ticks=41):
-        for time in range(begin, begin + ticks):
-            creatures = burn(jnp.asarray(blocks), creatures, jnp.int32(time))
+    def health_after(creatures, blocks, begin, ticks=41, day_cycle=1):
+        for tick in range(ticks):
+            creatures, _ = move(jax.random.key(tick), jnp.asarray(blocks), player, creatures)
+            creatures = burn(jnp.asarray(blocks), creatures, jnp.int32(begin + tick * day_cycle))
         return np.asarray(creatures.health).tolist(), np.asarray(creatures.kind).tolist()
 
     roof = flat()
     roof[1:-1, FLOOR + 6, 1:-1] = b.PLANKS
     zombie, cow = mobs.ID["zombie"], mobs.ID["cow"]
     assert health_after(creatures, flat(), 1000) == ([17, 10], [zombie, cow])
+    for still in (1000, 1001):
+        assert health_after(creatures, flat(), still, day_cycle=0)[0] == [17, 10]
     assert health_after(creatures, roof, 1000) == ([20, 10], [zombie, cow])
     assert health_after(creatures, flat(), 18000) == ([20, 10], [zombie, cow])
+    burnt = burn(jnp.asarray(flat()), creatures, jnp.int32(1000))
+    assert np.asarray(mobs.shown_hurt(burnt)).tolist() == [True, False]
+    _, damage, _ = mobs.hurt(burnt, jnp.int32(0), jnp.float32(6.0), player.position)
+    assert float(damage) == 6  # a blow counts all the same
     weak = dataclasses.replace(creatures, health=jnp.array([1.0, 10.0]))
     assert health_after(weak, flat(), 1000, ticks=1) == ([0, 10], [0, cow])

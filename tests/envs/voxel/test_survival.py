@@ -10,6 +10,7 @@ import pytest
 from minestudio_jax.envs import voxel
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import physics, survival
+from minestudio_jax.envs.voxel.clearance import clearance_of
 from tests.envs.voxel.worlds import FLOOR, controls, flat, standing
 
 move = jax.jit(physics.move)
@@ -85,6 +86,39 @@ def test_the_well_fed_heal_and_the_starving_wither():
     assert starve(dataclasses.replace(wounded, food=jnp.int32(0)), 160)[1] == 2
     almost = dataclasses.replace(wounded, food=jnp.int32(0), health=jnp.float32(1.0))
     assert starve(almost, 160)[1] == 0  # hunger alone does not kill
+
+
+def test_the_dead_do_not_heal():
+    dead = dataclasses.replace(survival.healthy(), health=jnp.float32(0))
+    assert float(starve(dead, 160)[0].health) == 0
+
+
+def test_a_death_within_a_step_ends_what_the_step_does():
+    """Hits the ground in the first of many ticks, well fed and with a log before the eyes."""
+    world = voxel.make("chop_tree", preset="vanilla", action_set="minerl", frame_skip=40, size=24, height=20,
+                       break_speed_multiplier=100.0, instant_pickup=True)  # fmt: skip
+    blocks = flat(24, 20)
+    blocks[12, FLOOR + 1, 14] = b.LOG
+    start = dataclasses.replace(
+        jax.jit(world.reset)(jax.random.key(0)), blocks=jnp.asarray(blocks), clearance=clearance_of(jnp.asarray(blocks))
+    )
+    step = jax.jit(world.step)
+    action = {"attack": jnp.int32(1), "camera": jnp.array([0.0, 0.5])}
+
+    def after(health, fallen):
+        player = dataclasses.replace(
+            standing(12.5, 12.5, y=FLOOR + 0.01), on_ground=jnp.bool_(False), fall_distance=jnp.float32(fallen)
+        )
+        vitals = dataclasses.replace(survival.healthy(), health=jnp.float32(health))
+        return step(dataclasses.replace(start, player=player, vitals=vitals), action)
+
+    _, lives = after(20.0, 0.0)
+    assert (float(lives.reward), bool(lives.terminated)) == (1, False)
+    state, dies = after(1.0, 10.0)
+    assert (float(dies.reward), float(dies.info["health"]), bool(dies.terminated)) == (0, 0, True)
+    assert int(dies.info["custom"][2]) == 1  # deaths
+    assert int(dies.info["mine_block"].sum()) == 0
+    assert float(state.player.yaw) == 0.5  # of the one tick that the player lived in
 
 
 def test_sprinting_makes_hungry():
