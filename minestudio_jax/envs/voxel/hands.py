@@ -59,7 +59,7 @@ def strike(
     player: Player, look: Direction, sight: Hit, mobs_: Mobs, held: jax.Array, hands: Hands,
     attacking: jax.Array, edge: bool,
 ) -> Struck:  # fmt: skip
-    """Hits the nearest mob in the line of sight, if no block is nearer.
+    """Hits the nearest mob in the line of sight, or one that the eye is inside of, if no block is nearer.
 
     Args:
       look: unit vector of the view, three float32 [].
@@ -69,7 +69,9 @@ def strike(
       edge: it must have gone down in this tick.
     """
     low, high = mobs.boxes(mobs_)
-    distance, _ = jax.vmap(lambda a, c: box_distance(physics.eye(player), *look, a, c))(low, high)
+    eye = physics.eye(player)
+    distance, _ = jax.vmap(lambda a, c: box_distance(eye, *look, a, c))(low, high)
+    distance = jnp.where(((low <= eye) & (eye <= high)).all(axis=-1), 0.0, distance)
     distance = jnp.where(mobs_.kind > 0, distance, jnp.inf)
     nearest = jnp.argmin(distance)
     in_reach = (distance[nearest] <= MOB_REACH) & (distance[nearest] < sight.distance)

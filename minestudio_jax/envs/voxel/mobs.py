@@ -143,8 +143,8 @@ def spawn(key: jax.Array, blocks: jax.Array, ground: jax.Array, around: jax.Arra
     angle = jax.random.uniform(keys[0], (count,), maxval=2 * jnp.pi)
     distance = jax.random.uniform(keys[1], (count,), minval=NEAREST, maxval=farthest)
     size = blocks.shape[0]
-    x = jnp.clip(jnp.floor(around[0] + distance * jnp.cos(angle)), 3, size - 4)
-    z = jnp.clip(jnp.floor(around[2] + distance * jnp.sin(angle)), 3, size - 4)
+    x = _between_walls(around[0], distance * jnp.cos(angle), size)
+    z = _between_walls(around[2], distance * jnp.sin(angle), size)
     y = ground[x.astype(jnp.int32), z.astype(jnp.int32)] + 1.0
     nothing = jnp.zeros(count, jnp.int32)
     return Mobs(
@@ -160,6 +160,14 @@ def spawn(key: jax.Array, blocks: jax.Array, ground: jax.Array, around: jax.Arra
         walk_ticks=nothing,
         attack_ticks=nothing,
     )
+
+
+def _between_walls(middle: jax.Array, offset: jax.Array, size: int) -> jax.Array:
+    """Cells `offset` [M] away from `middle` [] along an axis; on the side with more room instead of beyond a wall."""
+    low, high = 3, size - 4
+    cell = jnp.floor(middle + offset)
+    roomy = jnp.floor(middle + jnp.where(middle < size / 2, 1, -1) * jnp.abs(offset))
+    return jnp.clip(jnp.where((cell < low) | (cell > high), roomy, cell), low, high)
 
 
 def move(key: jax.Array, blocks: jax.Array, player: Player, mobs: Mobs) -> tuple[Mobs, Bite]:

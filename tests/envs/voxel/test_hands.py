@@ -139,6 +139,12 @@ def test_a_blow_misses_what_is_far_behind_a_wall_just_hurt_or_when_the_key_was_d
     assert float(strike(hurt_ticks=5).damage) == 0
 
 
+def test_a_mob_that_stands_around_the_eye_is_hit():
+    struck = strike(z=12.5)
+    assert struck.swings
+    assert float(struck.damage) == 6
+
+
 def test_what_has_no_health_left_dies():
     weak = dataclasses.replace(one_mob("zombie", 14.5), health=jnp.array([5.0]))
     struck = hit(jnp.asarray(flat()), looking(), weak, jnp.int32(items.ID["iron_sword"]), hands.resting())

@@ -42,6 +42,17 @@ def test_they_begin_on_the_ground_near_the_player_but_not_on_him():
         assert (np.asarray(creatures.position)[:, 1] == FLOOR).all()
 
 
+@pytest.mark.parametrize("around", [(3.5, 3.5), (20.5, 3.5), (3.5, 12.5), (12.5, 12.5)])
+def test_beside_a_wall_they_begin_on_the_players_other_side(around):
+    for seed in range(5):
+        position = jnp.array([around[0], FLOOR, around[1]], jnp.float32)
+        groups = [MobGroup("zombie", 8), MobGroup("cow", 8, 30)]
+        creatures = mobs.spawn(jax.random.key(seed), jnp.asarray(flat()), GROUND, position, groups)
+        where = np.asarray(creatures.position)[:, [0, 2]]
+        assert (np.hypot(*(where - np.array(around)).T) > 2.5).all()
+        assert ((where > 3) & (where < 21)).all()
+
+
 def test_animals_stroll_now_and_then_and_stay_on_the_ground():
     positions, damage, _ = live(herd({"cow": 4, "sheep": 4, "pig": 4}), standing(12.5, 12.5), 300)
     walked = np.hypot(*(positions[-1] - positions[0])[:, [0, 2]].T)
