@@ -44,6 +44,22 @@ GROUPS = {
 _GROUP_OF = {**{biome: group for group, biomes in GROUPS.items() for biome in biomes}, **{g: g for g in GROUPS}}
 
 
+def check_biome(name: str, where: str) -> None:
+    """Checks a biome that the engine's commands shall find; they do not understand groups.
+
+    Raises:
+      ValueError: it is none of Minecraft's overworld; names the nearest, or those of the group.
+    """
+    biomes = [biome for group in GROUPS.values() for biome in group]
+    if name in biomes:
+        return
+    if name in GROUPS:
+        raise ValueError(f"{where}={name!r} is a group of biomes: name some of them, {', '.join(GROUPS[name])}")
+    close = difflib.get_close_matches(name, biomes, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{where}={name!r}: Minecraft 1.16.5 has no such biome to begin in{hint}")
+
+
 def group_of(biome: str) -> str:
     """The group of a biome, or the group itself.
 

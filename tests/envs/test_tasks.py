@@ -85,6 +85,19 @@ def test_a_biome_that_minecraft_does_not_have_is_refused_for_it():
         callbacks_for(task)
 
 
+@pytest.mark.parametrize(
+    ("biome", "says"),
+    [
+        ("plain", "biome='plain'.*no such biome to begin in; did you mean 'plains'"),
+        ("icy", "biome='icy' is a group of biomes: name some of them, snowy_tundra, snowy_mountains"),
+    ],
+)
+def test_a_biome_that_a_fast_reset_cannot_find_is_refused(biome, says):
+    task = dataclasses.replace(load_task("hunt_cow"), fast_reset=FastReset(("forest", biome)))
+    with pytest.raises(ValueError, match=f"task hunt_cow: fast_reset: {says}"):
+        callbacks_for(task)
+
+
 def test_a_task_of_ones_own_is_a_file(tmp_path):
     world = voxel.make(written(tmp_path, {**VALID, "inventory": {"dirt": 3}}))
     assert world.task.reward[0].objects == ("oak_log", "dirt")

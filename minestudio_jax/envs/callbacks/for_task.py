@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any, List, Mapping, Optional
 
-from minestudio_jax.envs.biomes import group_of
+from minestudio_jax.envs.biomes import check_biome, group_of
 from minestudio_jax.envs.callbacks.action_mask import ActionMask
 from minestudio_jax.envs.callbacks.climbing import Climbing
 from minestudio_jax.envs.callbacks.commands import Commands
@@ -92,6 +92,8 @@ def check_for_minecraft(task: Task) -> None:
             group_of(task.biome)
         except ValueError as error:
             raise ValueError(f"task {task.name}: {error}") from error
+    for biome in task.fast_reset.biomes if task.fast_reset is not None else ():
+        check_biome(biome, f"task {task.name}: fast_reset: biome")
     for where, event, objects in events_of(task):
         for name in objects:
             if name in GOAL_EVENTS:

@@ -16,6 +16,7 @@ MARGIN = 2  # blocks of invisible wall on each side
 MIN_TRUNK, MAX_TRUNK = 4, 6
 SOIL = 3  # blocks below the surface that are not stone yet
 GOAL_HEIGHT = 5
+HEADROOM = 6  # levels above the highest ground: the player who jumps, and the wall above him
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,18 @@ def _leaf_offsets() -> np.ndarray:
 _LEAVES = _leaf_offsets()
 
 
+def greatest_hills(settings: WorldSettings) -> int:
+    """Greatest difference of the ground's height, blocks."""
+    return BIOMES[settings.biome].hills if settings.hills < 0 else settings.hills
+
+
 def ground_height(key: jax.Array, settings: WorldSettings) -> jax.Array:
     """Height of the ground, int32 [x, z]: value noise of two octaves, smoothly interpolated."""
-    biome = BIOMES[settings.biome]
-    hills = biome.hills if settings.hills < 0 else settings.hills
     height = jnp.zeros((settings.size, settings.size))
     for octave, (cell, weight) in enumerate(((16, 0.7), (8, 0.3))):
         lattice_key = jax.random.fold_in(key, octave)
         height += weight * _smooth_noise(lattice_key, (settings.size, settings.size), cell)
-    return settings.ground + jnp.round(height * hills).astype(jnp.int32)
+    return settings.ground + jnp.round(height * greatest_hills(settings)).astype(jnp.int32)
 
 
 def generate(key: jax.Array, settings: WorldSettings) -> Terrain:

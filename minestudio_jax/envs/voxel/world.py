@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from minestudio_jax.envs import actions
-from minestudio_jax.envs.tasks import Task
+from minestudio_jax.envs.tasks import GOAL_EVENTS, Task, events_of
 from minestudio_jax.envs.voxel import commands, crafting, physics, rewards, survival, terrain
 from minestudio_jax.envs.voxel import drops as lying
 from minestudio_jax.envs.voxel import inventory as inv
@@ -291,6 +291,7 @@ def make(task: str | Task = "chop_tree", preset: str = "toy", action_set: str = 
     made = WorldSettings(**settings)
     if made.time_limit == 0:
         made = dataclasses.replace(made, time_limit=-(-task.time_limit // made.frame_skip))
+    _check_fits(task, made)
     world = World(task, made, action_set)
     _check_begin(world)
     return world
@@ -327,6 +328,30 @@ def _check_what_there_is(task: Task) -> None:
             _check(f"task {task.name}: mobs", group.name, creatures.NAMES[1:])
     except ValueError as error:
         raise ValueError(f"{error}; {rewards.FOR_MINECRAFT}") from error
+
+
+def _check_fits(task: Task, settings: WorldSettings) -> None:
+    """Raises ValueError if the task and its world's settings, each fine by itself, do not go together."""
+    hills = terrain.greatest_hills(settings)
+    least = settings.ground + hills + terrain.HEADROOM
+    if settings.height < least:
+        raise ValueError(
+            f"task {task.name}: height={settings.height} is too low for ground={settings.ground} with hills of "
+            f"{hills} blocks in biome={settings.biome!r} and room above: set height={least} or more, or lower ground "
+            "and hills"
+        )
+    for where, event, objects in events_of(task):
+        for name in objects:
+            if name in GOAL_EVENTS and settings.goal_distance <= 0:
+                raise ValueError(
+                    f"task {task.name}: {where}: {event} of {name!r} needs a goal to go to, and goal_distance="
+                    f"{settings.goal_distance:g} puts none there: set it above 0 in the task's world, or in env.options"
+                )
+    if ACTION_SETS[task.actions].craft.any() and not task.crafting:
+        raise ValueError(
+            f"task {task.name}: actions={task.actions!r} has choices that craft, which crafting=false leaves without "
+            "effect: set crafting: true, or take another set of actions"
+        )
 
 
 def _check_begin(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 from minestudio_jax.envs import actions, voxel
 from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.voxel import blocks as b
-from minestudio_jax.envs.voxel import items
+from minestudio_jax.envs.voxel import items, physics
 from minestudio_jax.envs.voxel.action_sets import ACTION_SETS
 from minestudio_jax.envs.voxel.statistics import as_dict
 
@@ -193,11 +193,20 @@ def test_the_camera_counts_only_with_its_meta_key():
         ({"hud": 1}, "hud=1 must be true or false"),
         ({"biome": "forrest"}, "did you mean 'forest'"),
         ({"size": 4}, "size=4 is below its least value 24"),
+        ({"ground": 30}, r"height=24 is too low for ground=30 with hills of 3 .*set height=39 or more"),
+        ({"biome": "mountain", "ground": 11}, r"hills of 8 blocks in biome='mountain'.*set height=25"),
+        ({"task": "navigate", "goal_distance": 0}, r"'approach_one_block' needs a goal.*goal_distance=0 puts none"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_right_one(kwargs, says):
     with pytest.raises(ValueError, match=says):
         voxel.make(**kwargs)
+
+
+def test_the_lowest_world_that_is_made_has_room_on_its_highest_ground():
+    world = voxel.make("chop_tree", preset="vanilla", ground=7, hills=7, tree_chance=0.0, **SMALL)
+    top = world.settings.height - 1 - (world.settings.ground + 7)  # from the highest ground to the wall above
+    assert top > 1 + physics.PLAYER.height + 1.25  # which a jump reaches
 
 
 def test_minerls_dictionary_does_what_vpts_action_does():
@@ -307,6 +316,21 @@ def test_a_mob_is_seen_where_it_stands():
 def task_of(**values):
     term = {"name": "log", "event": "mine_block", "objects": ["oak_log"], "reward": 1.0}
     return task_from_dict({"name": "t", "text": "t", "reward": [term], **values}, "here")
+
+
+def test_events_of_a_goal_need_one():
+    term = {"name": "there", "event": "custom", "objects": ["reach_goal"], "reward": 1.0}
+    with pytest.raises(
+        ValueError, match=r"task t: reward 'there': custom of 'reach_goal' needs a goal.*set it above 0"
+    ):
+        voxel.make(task_of(reward=[term]), **SMALL)
+    assert voxel.make(task_of(reward=[term], world={"goal_distance": 8}), **SMALL)
+
+
+def test_choices_that_craft_need_a_task_with_crafting():
+    with pytest.raises(ValueError, match=r"actions='crafting' has choices that craft.*set crafting: true"):
+        voxel.make(task_of(actions="crafting"), **SMALL)
+    assert voxel.make(task_of(actions="crafting", crafting=True), **SMALL)
 
 
 def test_a_masked_key_is_never_down_and_the_choices_that_press_it_are_said_not_to_be_there():
