@@ -172,11 +172,17 @@ def events_of(task: Task) -> Tuple[Tuple[str, str, Tuple[str, ...]], ...]:
     return (*rules, ("success", task.success.event, task.success.objects))
 
 
-def with_common_masks(tasks: Mapping[str, Task]) -> Dict[str, Task]:
-    """The tasks of one run: if the policy sees a mask in one of them, it does in all, so that one can play them."""
-    if all(task.mask is None for task in tasks.values()):
-        return dict(tasks)
-    return {name: dataclasses.replace(task, mask=task.mask or ()) for name, task in tasks.items()}
+def with_common_actions(tasks: Mapping[str, Task]) -> Dict[str, Task]:
+    """The tasks of one run, so that one policy can play them.
+
+    If it sees a mask in one of them, it does in all; and if it can craft in one, it can in all.
+    """
+    crafting = any(task.crafting for task in tasks.values())
+    masked = any(task.mask is not None for task in tasks.values())
+    return {
+        name: dataclasses.replace(task, crafting=crafting, mask=task.mask or () if masked else None)
+        for name, task in tasks.items()
+    }
 
 
 def task_to_dict(task: Task) -> Dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from minestudio_jax.config import Config, ConfigError, factory_path, plays_minecraft, task_shares
 from minestudio_jax.envs.callbacks.for_task import check_for_minecraft
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.envs.tasks import Task, task_to_dict, with_common_masks
+from minestudio_jax.envs.tasks import Task, task_to_dict, with_common_actions
 from minestudio_jax.rollout.combined_pool import CombinedPool
 from minestudio_jax.rollout.env_pool import EnvPool
 from minestudio_jax.rollout.recycling import Recycling
@@ -173,7 +173,7 @@ def played_tasks(config: Config) -> dict[str, Task]:
     Raises:
       ValueError: there is no such task, or its file is wrong.
     """
-    return with_common_masks({name: load_task(name) for name in task_shares(config.env)})
+    return with_common_actions({name: load_task(name) for name in task_shares(config.env)})
 
 
 def check_rewards(config: Config) -> None:

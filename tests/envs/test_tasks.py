@@ -21,7 +21,7 @@ from minestudio_jax.envs.tasks import (
     Place,
     Stack,
     task_to_dict,
-    with_common_masks,
+    with_common_actions,
 )
 from minestudio_jax.envs.voxel import rewards
 from minestudio_jax.envs.voxel import statistics as stats
@@ -254,12 +254,19 @@ def test_a_file_of_minestudios_benchmark_is_a_task_that_pays_nothing(tmp_path):
 
 def test_where_one_task_of_a_run_has_a_mask_all_have():
     plain, masked = load_task("chop_tree"), dataclasses.replace(load_task("chop_tree"), mask=("attack",))
-    assert with_common_masks({"a": plain, "b": plain}) == {"a": plain, "b": plain}
-    both = with_common_masks({"a": plain, "b": masked})
+    assert with_common_actions({"a": plain, "b": plain}) == {"a": plain, "b": plain}
+    both = with_common_actions({"a": plain, "b": masked})
     assert (both["a"].mask, both["b"].mask) == ((), ("attack",))
     assert voxel.make(both["a"], action_set="vpt").action_masks["buttons"].all()
     assert not voxel.make(both["b"], action_set="vpt").action_masks["buttons"].all()
     assert set(both["b"].mask) <= set(BUTTONS)
+
+
+def test_where_one_can_craft_in_one_task_of_a_run_one_can_in_all():
+    plain, crafts = load_task("chop_tree"), load_task("mine_iron")
+    both = with_common_actions({"a": plain, "b": crafts})
+    assert (both["a"].crafting, both["b"].crafting) == (True, True)
+    assert both["a"] == dataclasses.replace(plain, crafting=True)
 
 
 def test_obtaining_diamonds_pays_what_vpt_was_paid():

@@ -96,3 +96,16 @@ def test_tasks_of_different_actions_are_refused_by_name(config):
         embedded_spec(dataclasses.replace(config, env=mixed))
     vpt = dataclasses.replace(mixed, action_set="vpt")
     assert set(embedded_spec(dataclasses.replace(config, env=vpt)).action) == {"buttons", "camera"}
+
+
+def test_with_vpts_actions_one_can_craft_in_every_task_of_a_run_that_has_it_in_one(config, tmp_path):
+    env = dataclasses.replace(config.env, tasks={"chop_tree": 1, "mine_iron": 1}, action_set="vpt")
+    mixed = dataclasses.replace(config, env=env)
+    assert set(embedded_spec(mixed).action) == {"buttons", "camera", "craft"}
+    pool = make_pool(mixed, 0, 0, tmp_path, "s")
+    assert pool.spec == embedded_spec(mixed)
+    first = pool.recv(1.0)
+    pool.send({name: np.zeros((4, 1), np.int32) for name in pool.spec.action}, first.env_id)
+    assert pool.recv(1.0).env_id.tolist() == [0, 1, 2, 3]
+    alone = dataclasses.replace(env, tasks={"chop_tree": 1})
+    assert set(embedded_spec(dataclasses.replace(config, env=alone)).action) == {"buttons", "camera"}
