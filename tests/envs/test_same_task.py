@@ -174,7 +174,7 @@ CASES = {
         world=(*ROCK, ("ores", 12.0), ("spawn_pitch", 90.0)),
     ),
     "hunt_cow": Case("hunt_cow", 200, 3, the_hunter, {"hit", "cow"}),
-    "combat_zombie, won": Case("combat_zombie", 350, 3, the_hunter, {"zombie"}, "success"),
+    "combat_zombie, won": Case("combat_zombie", 350, 0, the_hunter, {"zombie"}, "success"),
     "combat_zombie, lost": Case("combat_zombie", 350, 3, spinning, {"death"}, "death"),
 }  # fmt: skip
 
