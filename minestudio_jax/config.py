@@ -207,8 +207,9 @@ class RolloutConfig:
     fragment_length: int = _setting(64, "T: steps per SampleFragment.", lower=1)
     num_cpus_per_worker: float = _setting(
         1.0,
-        "Ray CPUs reserved per worker. A worker keeps to so many CPUs of its own, where its host has more, and to "
-        "so many threads where a container's limit of CPU time is below those; environment processes come on top.",
+        "Ray CPUs reserved per worker. A worker keeps to so many CPUs of its own, where its host has more, or at "
+        "least to so many threads where a container's limit of CPU time or other workers leave it none of its own; "
+        "environment processes come on top.",
         lower=0,
     )
     inference_platform: str = _setting(
@@ -265,8 +266,8 @@ class PublishConfig:
 class ReplayConfig:
     max_chunks: int = _setting(
         0,
-        "Capacity, chunks of replay.fragments_per_chunk fragments; 0: two iterations' worth for each of their "
-        "replay.max_reuse uses, however many devices there are.",
+        "Capacity, chunks of replay.fragments_per_chunk fragments; 0: 2 x replay.max_reuse iterations' worth, however "
+        "many devices there are.",
         lower=0,
     )
     fragments_per_chunk: int = _setting(

@@ -25,7 +25,7 @@ class CpuPinning:
 
     Where fewer CPUs are free than `num_cpus`, or `num_cpus` is all there are, nothing is pinned. Neither is it where a
     container may run on all CPUs of a host for a part of the time: others there are not seen and would choose the same.
-    XLA makes no more threads than it has CPUs then either.
+    XLA makes no more threads than `num_cpus` then either.
 
     Args:
       num_cpus: rollout.num_cpus_per_worker; a part of a CPU counts as one.

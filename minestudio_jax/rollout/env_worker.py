@@ -261,7 +261,7 @@ class EnvWorker:
         """
         self.kill()
         tail = self._log.tail()
-        where = f"the end of {self._log.path}:\n{tail}" if tail else f"there is nothing of it in {self._log.path}"
+        where = f"the end of {self._log.path}:\n{tail}" if tail else f"its log {self._log.path} is empty or gone"
         message = f"{self.name} failed: {what}; {where}"
         if permanent:
             return PermanentEnvironmentFailure(message)

@@ -68,6 +68,8 @@ def said_reward_terms(info: Mapping[str, Any]) -> dict[str, float]:
 
 def _number(value: Any) -> float:
     """NaN if it is none, or too large for one."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
     try:
         return float(value) if isinstance(value, numbers.Real) else math.nan
     except OverflowError:

@@ -208,7 +208,7 @@ class FragmentSender:
                 if time.monotonic() - began > _SAY_FULL_AFTER_S and not said:
                     said = True
                     log.warning(
-                        "a worker has waited %g s for room in Ray's object store for a fragment of %d bytes (%s): %s",
+                        "waits for %g s already for room in Ray's object store for a fragment of %d bytes (%s): %s",
                         _SAY_FULL_AFTER_S,
                         fragment.metadata.num_bytes,
                         error,

@@ -27,7 +27,7 @@ from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 
 _ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environments
 _MOST_WARNINGS = 100  # that are kept for a report; of more the oldest go
-MAX_CALLS = 16  # none may wait for another: `permit`, `stop` and `drain` take their time
+MAX_CALLS = 16  # none may wait for another: `stop` and `drain` take their time
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,9 @@ class RolloutActor:
                 self._loader.offer(version, where)
 
     def permit(self, version: int, num_fragments: int) -> None:
-        """See RolloutWorker.permit."""
-        self._started.wait()
-        if self._worker is not None:
-            self._worker.permit(version, num_fragments)
+        """See RolloutWorker.permit; once a report has said that it acts."""
+        assert self._worker is not None
+        self._worker.permit(version, num_fragments)
 
     def set_replay_buffer(self, replay_buffer: Any, life: int) -> None:
         """The buffer has been replaced, `life` times: fragments that the last one did not confirm go to this one."""

@@ -26,7 +26,7 @@ __all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"
 _POLL_S = 0.5  # between two looks at every worker
 _LOOK_S = 0.05  # between two looks whether the first environment is there
 SIGNAL_GRACE_S = 1.0
-_STARVED_AFTER_S = 3.0  # by then what was under way has arrived
+_STARVED_AFTER_S = 10.0  # by then what was under way has arrived
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,8 @@ class RolloutManager:
         return False
 
     def _lease(self, num_fragments: int, timeout_s: float, ahead: int) -> Lease | None:
-        self._wanted = num_fragments
+        # Only what the learner has to wait for: while it learns synchronous workers rest.
+        self._wanted = num_fragments if ahead == 0 else 0
         lease = self._replay.lease(num_fragments, timeout_s, ahead)
         if lease is not None:
             self._wanted = 0
@@ -341,13 +342,15 @@ class RolloutManager:
 
         It was lost with a buffer, or is the share of a worker that was drained or has not come back.
         """
-        if not (self._config.rollout.synchronous and self._wanted and self._fleet.rests()):
+        missing = self._wanted - self._replay.ready
+        resting = self._fleet.resting() if self._config.rollout.synchronous and self._wanted and missing > 0 else 0
+        if not resting:
             self._starved_since = None
         elif self._starved_since is None:
             self._starved_since = time.monotonic()
         elif time.monotonic() - self._starved_since > _STARVED_AFTER_S:
             self._starved_since = None
-            self.permit(max(1, self._wanted - self._replay.ready))
+            self._fleet.permit(self.published_version, -(-missing // resting))
 
     def _report(self, worker_id: int, report: WorkerReport) -> None:
         with self._reporting:

@@ -148,11 +148,11 @@ class WorkerFleet:
             member = self._members.get(worker_id)
             return member is None or member.life != life or member.actor is None
 
-    def rests(self) -> bool:
-        """With rollout.synchronous: whether there are workers that act, and all have done what they were permitted."""
+    def resting(self) -> int:
+        """With rollout.synchronous: workers that act, if all of them have done what they may; otherwise 0."""
         with self._lock:
             acting = [m.rests for m in self._members.values() if m.state == "acting"]
-        return bool(acting) and all(acting)
+        return len(acting) if all(acting) else 0
 
     def publish(self, version: int, where: Path | PackedVersion) -> None:
         """Tells the workers of a new policy version; never waits. Who has not heard of the last is told later."""
@@ -165,7 +165,7 @@ class WorkerFleet:
     def permit(self, version: int, num_fragments: int) -> None:
         """With rollout.synchronous: lets every worker finish that many fragments more, with that version or a newer.
 
-        A worker that is started later gets the last permission too.
+        A worker that does not act yet gets the last permission when it does.
         """
         with self._lock:
             self._permission = (self._permission[0] + 1, version, num_fragments)
@@ -176,7 +176,7 @@ class WorkerFleet:
     def _allow(self, member: _Member) -> None:
         with self._lock:
             number, version, num_fragments = self._permission
-            if member.actor is not None and member.permitted < number:
+            if member.state == "acting" and member.permitted < number:
                 member.permitted = number
                 member.actor.permit.remote(version, num_fragments)
 
@@ -308,6 +308,7 @@ class WorkerFleet:
         if time.monotonic() - member.started_at > _HEALTHY_AFTER_S:
             member.backoff_s = _FIRST_BACKOFF_S
         self._tell(member)
+        self._allow(member)
         self._note(member, report, on_report)
 
     def _note(self, member: _Member, report: ActorReport, on_report: OnReport) -> None:

@@ -126,7 +126,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
         host.ready(order)
         trainer.checkpoint(watch, force=True)
         saved = trainer.flush_checkpoint()
-        trainer.flush_published(run.stop_deadline_s)
+        trainer.publish_the_last(run.stop_deadline_s)
         stopped.set()
         what = "its part of the checkpoint" if saved == trainer.counters.iteration else "no new checkpoint"
         board.stage(f"host {host.index} has written {what} after {order.reason}")

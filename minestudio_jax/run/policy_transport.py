@@ -17,7 +17,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.policy_loading import PackedVersion, pack
 from minestudio_jax.rollout.ray_failures import MAKE_ROOM, STORE_FULL
-from minestudio_jax.trainer.publisher import KEPT_VERSIONS, Publication
+from minestudio_jax.trainer.publisher import KEPT_VERSIONS, Publication, PublishFailure
 from minestudio_jax.utils.memory_folder import SHARED_MEMORY, MemoryFolder, free_bytes
 
 _FIRST_PAUSE_S = 0.1  # before another attempt to store a version; doubles
@@ -92,7 +92,7 @@ def _packed(version: int, path: Path, deadline_s: float, closed: threading.Event
     """A version in Ray's object store, as soon as that has room; None if the run is over before.
 
     Raises:
-      RuntimeError: there was none within `deadline_s`, run.stall_deadline_s.
+      PublishFailure: there was none within `deadline_s`, run.stall_deadline_s.
     """
     began, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
     while not closed.is_set():
@@ -100,15 +100,14 @@ def _packed(version: int, path: Path, deadline_s: float, closed: threading.Event
             return pack(path)
         except STORE_FULL as error:
             if time.monotonic() - began > deadline_s:
-                raise RuntimeError(
+                raise PublishFailure(
                     f"policy version {version} found no room in Ray's object store within run.stall_deadline_s="
                     f"{deadline_s:g}: {MAKE_ROOM}"
                 ) from error
             if not said:
                 said = True
                 log.warning(
-                    "policy version %d waits for room in Ray's object store, the workers act with the one before it "
-                    "meanwhile (%s): %s",
+                    "policy version %d waits for room in Ray's object store, and the workers for it (%s): %s",
                     version,
                     error,
                     MAKE_ROOM,

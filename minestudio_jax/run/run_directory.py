@@ -95,7 +95,7 @@ class RunDirectory:
         return last_checkpoint(self.path)
 
     def going_on(self, config: Config) -> Config:
-        """The settings with which a run collects that may continue: it meets other worlds than at its last start."""
+        """The settings with which a run collects: if it goes on, in other worlds than before its checkpoint."""
         return with_derived_seed(config, "continued", self.last_checkpoint) if self.last_checkpoint else config
 
     def mark(self) -> str:

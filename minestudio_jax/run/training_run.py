@@ -38,6 +38,7 @@ from minestudio_jax.trainer.bad_updates import LearningFailure
 from minestudio_jax.trainer.checkpoint import CheckpointFailure
 from minestudio_jax.trainer.loader import LoadedBatch
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.trainer.publisher import PublishFailure
 from minestudio_jax.utils.compilation_cache import use_compilation_cache
 from minestudio_jax.utils.live_board import Board, make_board
 from minestudio_jax.utils.metric_log import MetricLog
@@ -46,7 +47,7 @@ from minestudio_jax.utils.sinks import sink_factories
 from minestudio_jax.utils.timing import Stopwatch
 
 # Failures that are the run's, not the program's: their sentence says all.
-_TOLD = (RolloutFailure, EnvironmentFailure, LearningFailure, CheckpointFailure, HostFailure)
+_TOLD = (RolloutFailure, EnvironmentFailure, LearningFailure, CheckpointFailure, PublishFailure, HostFailure)
 
 _WAIT_S = 0.25  # how often the waiting learner looks at the stop signal
 _SAY_WAITING_AFTER_S = 2.0
@@ -165,7 +166,7 @@ def _run(
         # Before anything is stopped: whatever happens then, this much is safe.
         trainer.checkpoint(Stopwatch(), force=True)
         saved = trainer.flush_checkpoint()
-        trainer.flush_published(config.run.stop_deadline_s)
+        trainer.publish_the_last(config.run.stop_deadline_s)
         reason = stop.name or "the end"
         if saved == trainer.counters.iteration:
             board.stage(f"stopping after {reason}: checkpoint of iteration {saved} written")

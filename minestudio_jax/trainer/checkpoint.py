@@ -150,8 +150,8 @@ class Checkpointer:
             if there != expected:
                 raise ValueError(
                     f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
-                    f"policy or optimiser settings: {name} is {there}, expected {expected}; use the settings it "
-                    "was made with, or give --run.restart=true to start over"
+                    f"policy or optimiser settings: {name} is {there}, expected {expected}; use the settings and the "
+                    "version of minestudio_jax it was made with, or give --run.restart=true to start over"
                 )
 
     def _write(self, state: dict[str, Any], counters: Counters, score: float | None) -> None:

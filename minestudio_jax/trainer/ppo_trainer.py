@@ -287,6 +287,13 @@ class PPOTrainer:
         if not self._publisher.flush(timeout_s):
             raise TimeoutError(f"policy version {self.counters.policy_version} was not written in {timeout_s} s")
 
+    def publish_the_last(self, timeout_s: float) -> None:
+        """The same at the end of a run, which may do without: the checkpoint has all that the next start needs."""
+        try:
+            self.flush_published(timeout_s)
+        except TimeoutError as error:
+            log.warning("%s: it is left out, as the run ends", error)
+
     def close(self) -> None:
         """Ends the threads; everything handed over is written first."""
         started = time.monotonic()

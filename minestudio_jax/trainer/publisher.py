@@ -62,6 +62,10 @@ class _Version:
     score: float = -math.inf  # of those that were the best so far
 
 
+class PublishFailure(RuntimeError):
+    """A policy version could not be written or sent; says why."""
+
+
 class _Work(IntEnum):
     """What is done with a version, the most urgent first: workers wait for what is sent, nobody for what is kept."""
 
@@ -189,8 +193,10 @@ class ParamPublisher:
         return bool(self._begun if self._together else self._wanted)
 
     def _raise_error(self) -> None:
+        if isinstance(self._error, PublishFailure):
+            raise self._error
         if self._error is not None:
-            raise RuntimeError(
+            raise PublishFailure(
                 f"publishing to {self._writing_to} failed: {self._error}; is the disk full or read-only?"
             ) from self._error
 

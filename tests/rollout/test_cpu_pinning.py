@@ -39,8 +39,9 @@ def control_groups(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _affinity(control_groups):
-    """The CPUs as they were before, and no limit of their time, whatever this machine has."""
+def _affinity(control_groups, monkeypatch):
+    """The CPUs as they were before, no limit of their time, whatever this machine has, and JAX is left as it is."""
+    monkeypatch.setattr(cpu_pinning, "_start_jax", lambda num_threads: None)
     yield
     os.sched_setaffinity(0, CPUS)
 

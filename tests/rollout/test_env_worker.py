@@ -219,7 +219,7 @@ def test_a_log_that_was_deleted_takes_nothing_with_it(launch, tmp_path):
     (tmp_path / "env-00-000.log").unlink()
     worker.bound_log()
     step(worker)
-    with pytest.raises(InstanceFailure, match=r"status 7.*there is nothing of it in .*env-00-000\.log"):
+    with pytest.raises(InstanceFailure, match=r"status 7.*its log .*env-00-000\.log is empty or gone"):
         step(worker)
 
 

@@ -95,7 +95,7 @@ def test_what_each_term_of_the_reward_paid_is_told_by_its_name():
 )
 def test_what_a_term_paid_counts_only_if_it_is_a_finite_number(paid, monkeypatch, caplog):
     monkeypatch.setattr(episode_statistics, "_said", set())
-    info = {"reward/log": np.float32(2.0), "reward/sand": paid}
+    info = {"reward/log": np.array(2.0, np.float32), "reward/sand": paid}
     statistics = EpisodeStatistics(["a"])
     for _ in range(2):
         statistics.add([Episode(1.0, 1.0, 5, None, "a", 1, said_reward_terms(info))])

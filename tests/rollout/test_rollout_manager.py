@@ -20,7 +20,7 @@ from ray.util.placement_group import placement_group_table
 from minestudio_jax.config import Config, EnvConfig, PolicyConfig, ReplayConfig, RolloutConfig
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
-from minestudio_jax.rollout import fragment_sender, rollout_actor
+from minestudio_jax.rollout import fragment_sender, rollout_actor, rollout_manager
 from minestudio_jax.rollout.fragment_sender import FragmentSender
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
 from minestudio_jax.rollout.replay_service import NAMESPACE
@@ -279,7 +279,9 @@ def test_a_run_begins_with_its_first_environment_and_what_dies_before_is_replace
     assert wait_until(lambda: set(processes("RolloutActor")) <= others, 20)
 
 
-def test_what_was_lost_is_played_again_though_workers_wait_for_permission(tmp_path, version):
+def test_what_was_lost_is_played_again_though_workers_wait_for_permission(tmp_path, version, monkeypatch):
+    """But nothing ahead of time: they rest while the learner learns."""
+    monkeypatch.setattr(rollout_manager, "_STARVED_AFTER_S", 1.0)
     rollout = dataclasses.replace(CONFIG.rollout, synchronous=True, num_cpus_per_worker=0)
     others = set(processes("ReplayBufferActor"))
     manager = RolloutManager(dataclasses.replace(CONFIG, rollout=rollout), "s", tmp_path, threading.Event())
@@ -292,6 +294,7 @@ def test_what_was_lost_is_played_again_though_workers_wait_for_permission(tmp_pa
         os.kill(pid, signal.SIGKILL)
         assert len(fetch(manager)) == 4
         assert manager.replay_counters.lost == 4
+        assert manager.fetch(4, 4.0, ahead=1) is None
     finally:
         manager.close(5.0)
 

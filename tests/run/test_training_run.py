@@ -312,6 +312,6 @@ def test_dry_run_prints_settings_that_are_a_flag_file_and_starts_nothing(tmp_pat
 def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, arguments, words):
     (tmp_path / "unpaid.yaml").write_text("text: Do it.\ncustom_init_commands: []\n")
     program = Program("train", f"--run.dir={tmp_path / 'run'}", *TINY, *arguments, "--dry_run", cwd=tmp_path)
-    assert program.wait(30) == 2, program.stderr
+    assert program.wait() == 2, program.stderr
     assert words in program.stderr
     assert len(program.stderr.splitlines()) == 1
