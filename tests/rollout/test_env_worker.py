@@ -163,8 +163,8 @@ def test_what_the_simulator_started_dies_with_it_and_nothing_else(launch, child)
 
 def test_the_memory_of_all_its_processes_counts(launch):
     light, heavy = launch(child="session"), launch(child="session", ballast_mib=100, ballast_index=1, index=1)
-    assert wait_until(lambda: heavy.resident_bytes() - light.resident_bytes() > 90 * 2**20)
-    assert heavy.resident_bytes() - light.resident_bytes() < 130 * 2**20
+    # Twice as much for the moment in which the child copies it.
+    assert wait_until(lambda: 90 * 2**20 < heavy.resident_bytes() - light.resident_bytes() < 130 * 2**20)
 
 
 def test_processes_run_on_the_cpus_they_are_given_whatever_the_parent_is_pinned_to(launch):
