@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-_STATUS, _CONTROL = "status.json", "control.json"
+STATUS, _CONTROL = "status.json", "control.json"
 
 
 def whereabouts() -> dict[str, Any]:
@@ -46,12 +46,12 @@ def is_known_dead(status: dict[str, Any]) -> bool:
 
 def write_status(run_dir: Path, status: dict[str, Any]) -> None:
     """Replaces status.json."""
-    _write(run_dir / _STATUS, status)
+    _write(run_dir / STATUS, status)
 
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:
     """The last status; None if there never was one."""
-    return _read(run_dir / _STATUS)
+    return _read(run_dir / STATUS)
 
 
 def give_command(run_dir: Path, command: dict[str, Any], deadline: float) -> str | None:

@@ -140,6 +140,5 @@ def _next_batch(trainer: PPOTrainer, host: FollowerHost, deadline_s: float) -> L
         loaded = trainer.wait_for_batch(_WAIT_S)
         if loaded is not None:
             return loaded
-        if host.conversation.failure is not None:
-            raise host.conversation.failure
+        host.raise_failure()
     raise TimeoutError(f"host {host.index} could not stack its share within run.stall_deadline_s={deadline_s:g}")

@@ -66,6 +66,12 @@ class Host:
         found = self.conversation.explanation(0.0 if known else _EXPLANATION_S)
         return error if known or found is None else found
 
+    def raise_failure(self) -> None:
+        """Raises what ended another host, if one has ended."""
+        if self.conversation.failure is not None:
+            self.conversation.explanation(0.0)  # so that it counts as noticed
+            raise self.conversation.failure
+
     def say_last(self, error: BaseException) -> None:
         """Says why this process ends, if `close` will not leave that to Python."""
         if not self._ends_here:

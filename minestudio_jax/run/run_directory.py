@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.run import run_lock
 from minestudio_jax.utils.seeding import with_derived_seed
 
 _OF_ONE_START = ("run.restart", "trainer.coordinator", "trainer.host_index")  # settings that may change every time
@@ -38,7 +38,7 @@ def _refuse_foreign(path: Path) -> None:
     """Raises ConfigError if a path is no directory, or holds what is not a run's."""
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run.dir={str(path)!r} is a file: name a directory")
-    if path.is_dir() and any(path.iterdir()) and not (path / "run.lock").exists():
+    if path.is_dir() and any(path.iterdir()) and not (path / run_lock.NAME).exists():
         raise ConfigError(f"run.dir={str(path)!r} holds files that are not a run's: name an empty or a new directory")
 
 
@@ -70,7 +70,7 @@ class RunDirectory:
             _refuse_foreign(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
-            self._lock = self._acquire_lock()
+            self._lock = run_lock.hold(self.path)
         self.changed_settings = self._write_config(config)
 
     @property
@@ -111,7 +111,7 @@ class RunDirectory:
         if not self.path.exists():
             return
         _refuse_foreign(self.path)
-        lock = self._acquire_lock()
+        lock = run_lock.hold(self.path)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         aside = self.path.with_name(f"{self.path.name}.before-{stamp}")
         count = 1
@@ -120,17 +120,6 @@ class RunDirectory:
             aside = self.path.with_name(f"{self.path.name}.before-{stamp}-{count}")
         self.path.rename(aside)
         lock.close()
-
-    def _acquire_lock(self) -> TextIO:
-        lock = open(self.path / "run.lock", "a")  # noqa: SIM115 (held until close)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ConfigError(
-                f"run.dir={str(self.path)!r} is in use by another process: stop that run or name another directory"
-            ) from None
-        return lock
 
     def _write_config(self, config: Config) -> list[str]:
         """Writes config.json; returns the settings in which it differs from the one that was there."""

@@ -253,6 +253,7 @@ def _next_batch(
         return trainer.wait_for_batch(_WAIT_S)
     began = time.monotonic()
     while not stop.event.is_set():
+        host.raise_failure()
         try:
             loaded = trainer.wait_for_batch(_WAIT_S)
         except RolloutFailure:

@@ -241,7 +241,7 @@ def test_two_runs_side_by_side_do_not_disturb_each_other_and_one_directory_holds
         wait_for_iteration(program, run_dir, 2)
     intruder = train(tmp_path / "a")
     assert intruder.wait(30) == 2
-    assert "in use by another process" in intruder.stderr
+    assert f"in use by process {programs[tmp_path / 'a'].process.pid} on" in intruder.stderr
     assert wait_until(lambda: set(episode_tasks(tmp_path / "b")) == set(TASKS), 60)
     for program in programs.values():
         os.kill(program.process.pid, signal.SIGTERM)
