@@ -39,8 +39,8 @@ def test_an_object_store_beyond_shared_memory_is_refused():
 def test_an_iteration_that_does_not_fit_into_the_budget_is_refused():
     config = Config(replay=ReplayConfig(max_gib=0.01))
     with pytest.raises(ConfigError, match=r"an iteration's \d+ fragments take .* GiB, replay.max_gib=0.01"):
-        RayExperience.check(config)
-    RayExperience.check(dataclasses.replace(config, replay=ReplayConfig(max_gib=8.0)))
+        RayExperience.check(config, 1)
+    RayExperience.check(dataclasses.replace(config, replay=ReplayConfig(max_gib=8.0)), 1)
 
 
 @pytest.mark.parametrize(
