@@ -60,13 +60,17 @@ start_ray() {
     if [[ " $(hostname -I) " == *" ${OPTION[head]} "* ]]; then place=(--head --port=6379 --include-dashboard=false); fi
     if [[ -n ${OPTION[rollout_cpus]} ]]; then cpus=("--num-cpus=${OPTION[rollout_cpus]}"); fi
     mapfile -t resources < <(minecraft_resource "${OPTION[minecraft]}")
+    # A trainer would lose the Ray it has, and systemd makes no unit anew that another one is still ordered after.
+    stop_unit $LEARNER
     # The learner owns the chips: nothing that Ray starts may touch them. A host whose head is not up yet tries again.
     start_unit $RAY Restart=on-failure RestartSec=5 StartLimitIntervalSec=0 -- \
         env "${RAY_ENVIRONMENT[@]}" JAX_PLATFORMS=cpu "$bin/ray" start --block "${place[@]}" "${cpus[@]}" "${resources[@]}"
 }
 
 start_learner() {
-    start_unit $LEARNER RemainAfterExit=yes "StandardOutput=append:$log" "StandardError=append:$log" -- \
+    # Units end in the reverse order: at a shutdown Ray, the network and the share stay until the checkpoint is written.
+    start_unit $LEARNER RemainAfterExit=yes "After=network.target remote-fs.target $RAY.service" \
+        "StandardOutput=append:$log" "StandardError=append:$log" -- \
         env "${RAY_ENVIRONMENT[@]}" "$bin/python" -m minestudio_jax.train "${FLAGS[@]}"
 }
 
