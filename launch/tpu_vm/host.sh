@@ -5,7 +5,8 @@
 #   host.sh install [--nfs=SERVER:/SHARE]       a virtual environment with minestudio_jax and JAX for TPUs
 #   host.sh ray --head=ADDRESS [--minecraft=N] [--rollout_cpus=N]
 #   host.sh learner -- FLAGS OF THE TRAINER
-#   host.sh status | log | stop_learner | stop_ray
+#   host.sh log [--lines=N]                         all that the trainer has printed, or the last of it
+#   host.sh status | stop_learner | stop_ray
 #
 #   --dry_run   prints the commands and runs none
 
@@ -85,7 +86,7 @@ say_status() {
     esac
 }
 
-OPTION=([nfs]="" [head]="" [minecraft]=0 [rollout_cpus]="")
+OPTION=([nfs]="" [head]="" [minecraft]=0 [rollout_cpus]="" [lines]=+1)
 case ${1:-} in
     [a-z]*) parse_options "${@:2}" ;;
     *) parse_options "$@" ;; # --help ends here
@@ -95,7 +96,7 @@ case ${1:-} in
     ray) start_ray ;;
     learner) start_learner ;;
     status) say_status ;;
-    log) run cat "$log" ;;
+    log) run tail "--lines=${OPTION[lines]}" "$log" ;; # +1: from the first on
     stop_learner) stop_unit $LEARNER ;;
     stop_ray) stop_unit $RAY ;;
     *) die "unknown command '${1:-}': --help lists those there are" ;;

@@ -2,7 +2,7 @@
 
 FAKE_GCLOUD names a folder. In it: `fates`, a line for every start of the trainer, of what one look after the other
 finds, the first of all a trainer that runs: running, unreachable, finished, failed, absent (a host was shut down and is
-back) or preempted; `looks`, those that are still to come; `state`, that of the queued resource; `calls`, what was asked for, a line each;
+back), preempted, or the exit code of one host; `looks`, those that are still to come; `state`, that of the queued resource; `calls`, what was asked for, a line each;
 `sent.tar.gz`, what was last sent to the hosts.
 """
 
@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
         return 255
     elif verb == "scp":
         shutil.copy(arguments[4], folder / "sent.tar.gz")
+    elif done == "log":
+        print(f"what the log says, {remote.rsplit(maxsplit=1)[1]}")
     elif done == "learner":
         fate, *others = fates.read_text().splitlines()
         fates.write_text("\n".join(others))
@@ -59,7 +61,7 @@ def status(state: Path, looks: Path) -> int:
         "finished": ("done", "done"),
         "failed": ("done", "failed, exit code 1"),
         "absent": ("done", "absent"),
-    }[found]
+    }.get(found, (f"failed, exit code {found}", "running"))
     print(f"host0: trainer {first}\nhost1: trainer {second}")
     return 0
 

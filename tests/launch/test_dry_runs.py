@@ -139,6 +139,11 @@ def test_ray_is_started_anew_on_a_tpu_host_once_its_learner_has_ended():
     assert learner < index(commands, "sudo", "systemctl", "stop", "minestudio_jax_ray") < len(commands) - 1
 
 
+def test_a_tpu_host_says_all_of_its_log_or_the_end():
+    assert dry_run("tpu_vm/host.sh", "log")[0][:2] == ["tail", "--lines=+1"]
+    assert dry_run("tpu_vm/host.sh", "log", "--lines=20")[0][:2] == ["tail", "--lines=20"]
+
+
 def test_tpus_need_no_ray_to_play_on_their_devices():
     commands = dry_run("tpu_vm/run.sh", *SLICE, "--no_ray", "--", *FLAGS)
     assert len(commands) == 1
