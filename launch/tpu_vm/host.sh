@@ -5,7 +5,8 @@
 #   host.sh install [--nfs=SERVER:/SHARE]       a virtual environment with minestudio_jax and JAX for TPUs
 #   host.sh ray --head=ADDRESS [--minecraft=N] [--rollout_cpus=N]
 #   host.sh learner -- FLAGS OF THE TRAINER
-#   host.sh status | log | stop_learner | stop_ray
+#   host.sh log [--lines=N]                         all that the trainer has printed, or the last of it
+#   host.sh status | stop_learner | stop_ray
 #
 #   --dry_run   prints the commands and runs none
 
@@ -60,13 +61,17 @@ start_ray() {
     if [[ " $(hostname -I) " == *" ${OPTION[head]} "* ]]; then place=(--head --port=6379 --include-dashboard=false); fi
     if [[ -n ${OPTION[rollout_cpus]} ]]; then cpus=("--num-cpus=${OPTION[rollout_cpus]}"); fi
     mapfile -t resources < <(minecraft_resource "${OPTION[minecraft]}")
+    # A trainer would lose the Ray it has, and systemd makes no unit anew that another one is still ordered after.
+    stop_unit $LEARNER
     # The learner owns the chips: nothing that Ray starts may touch them. A host whose head is not up yet tries again.
     start_unit $RAY Restart=on-failure RestartSec=5 StartLimitIntervalSec=0 -- \
         env "${RAY_ENVIRONMENT[@]}" JAX_PLATFORMS=cpu "$bin/ray" start --block "${place[@]}" "${cpus[@]}" "${resources[@]}"
 }
 
 start_learner() {
-    start_unit $LEARNER RemainAfterExit=yes "StandardOutput=append:$log" "StandardError=append:$log" -- \
+    # Units end in the reverse order: at a shutdown Ray, the network and the share stay until the checkpoint is written.
+    start_unit $LEARNER RemainAfterExit=yes "After=network.target remote-fs.target $RAY.service" \
+        "StandardOutput=append:$log" "StandardError=append:$log" -- \
         env "${RAY_ENVIRONMENT[@]}" "$bin/python" -m minestudio_jax.train "${FLAGS[@]}"
 }
 
@@ -81,7 +86,7 @@ say_status() {
     esac
 }
 
-OPTION=([nfs]="" [head]="" [minecraft]=0 [rollout_cpus]="")
+OPTION=([nfs]="" [head]="" [minecraft]=0 [rollout_cpus]="" [lines]=+1)
 case ${1:-} in
     [a-z]*) parse_options "${@:2}" ;;
     *) parse_options "$@" ;; # --help ends here
@@ -91,7 +96,7 @@ case ${1:-} in
     ray) start_ray ;;
     learner) start_learner ;;
     status) say_status ;;
-    log) run cat "$log" ;;
+    log) run tail "--lines=${OPTION[lines]}" "$log" ;; # +1: from the first on
     stop_learner) stop_unit $LEARNER ;;
     stop_ray) stop_unit $RAY ;;
     *) die "unknown command '${1:-}': --help lists those there are" ;;

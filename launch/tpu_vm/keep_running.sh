@@ -12,11 +12,13 @@
 #   --gcloud=OPTIONS    what create.sh takes after --, separated by spaces, such as --gcloud='--network=NETWORK --reserved'
 #   --no_ray            no Ray is started: for --rollout.mode=device
 #   --poll_s=N          seconds between two looks at the run (default 60)
-#   --max_relaunches=N  so often in all the run is taken up again (default 100)
+#   --max_relaunches=N  so often a run in trouble is taken up again (default 100); ten looks in a row at a run that runs
+#                       end the trouble, and what comes after is counted from one on
 #   --dry_run           prints the commands of one launch and runs none
 #
-# What follows -- are flags of the trainer. The TPUs stay when the run is finished: delete.sh gives them
-# back. Before stop.sh, end this script, or it starts the run again.
+# What follows -- are flags of the trainer. The TPUs stay when the run is finished or given up: delete.sh gives them back.
+# Exit code 2 says that an option is wrong, or that the trainer ended with this code twice in a row. Before stop.sh, end
+# this script, or it starts the run again.
 
 set -euo pipefail
 here=$(dirname "$0")
@@ -37,6 +39,10 @@ if ${OPTION[spot]}; then spot=(--spot); fi
 if ${OPTION[no_ray]}; then no_ray=(--no_ray); fi
 read -ra gcloud <<<"${OPTION[gcloud]}"
 
+MISSED_LOOKS=3 # so many in a row that do not reach the hosts mean that the run is broken
+SOUND_LOOKS=10 # so many at a run that runs, and it is in trouble no longer
+LAST_LINES=20
+
 launch() { # all that a run needs; what is there already is kept; options more for each of the scripts
     "$here/create.sh" "${slice[@]}" "$@" "--type=${OPTION[type]}" "--runtime_version=${OPTION[runtime_version]}" \
         "--slices=${OPTION[slices]}" "${spot[@]}" -- "${gcloud[@]}" &&
@@ -46,7 +52,7 @@ launch() { # all that a run needs; what is there already is kept; options more f
         "$here/run.sh" "${slice[@]}" "$@" "${no_ray[@]}" -- "${FLAGS[@]}"
 }
 
-look() { # says in `found`: running, finished, broken, queued, gone or unknown
+look() { # says in `found`: running, finished, refused, broken, queued, gone or unknown
     local state="" said
     found=unknown
     ask_state state ACTIVE || return 0
@@ -61,14 +67,44 @@ look() { # says in `found`: running, finished, broken, queued, gone or unknown
             return
             ;;
     esac
-    found=broken # so is a slice with a host that cannot be reached
-    said=$(on_all_hosts bash "$HOST_SCRIPT" status) || return 0
+    if ! said=$(on_all_hosts bash "$HOST_SCRIPT" status); then
+        missed=$((missed + 1))
+        if ((missed >= MISSED_LOOKS)); then found=broken; fi
+        return
+    fi
+    missed=0
+    found=broken
     case $said in
         # Absent: never started, or told to stop by a host that was shut down, which need not be the end of the run.
-        *"trainer failed"* | *"trainer absent"*) ;;
+        *"trainer failed"* | *"trainer absent"*)
+            # The trainer's own verdict on its settings, on whichever host.
+            if [[ $said =~ "trainer failed, exit code 2"([^0-9]|$) ]]; then found=refused; fi
+            ;;
         *"trainer running"*) found=running ;;
         *"trainer done"*) found=finished ;;
     esac
+}
+
+take_up() { # launches the run that was `found` so, or gives it up
+    # What was there before the first launch may have had other flags.
+    if [[ $found == refused ]] && ((launches)); then refusals=$((refusals + 1)); else refusals=0; fi
+    if ((refusals > 1)); then
+        on_all_hosts bash "$HOST_SCRIPT" log "--lines=$LAST_LINES" >&2 || true
+        die "the trainer ended with exit code 2 twice in a row, which another launch does not heal: a setting is wrong," \
+            "or hosts or nodes that it needs are not there; its last words are above. Put it right and call again"
+    fi
+    if ((launches > 10#${OPTION[max_relaunches]})); then
+        echo "keep_running.sh: error: the run is $found again after --max_relaunches=${OPTION[max_relaunches]}:" \
+            "logs.sh has what it said" >&2
+        exit 1
+    fi
+    launches=$((launches + 1)) missed=0 sound=0
+    echo "keep_running.sh: the run is $found: launch $launches"
+    case $found in
+        broken | refused) "$here/stop.sh" "${slice[@]}" || true ;;
+        gone) "$here/delete.sh" "${slice[@]}" || true ;;
+    esac
+    launch || echo "keep_running.sh: the launch failed; the next attempt is in ${OPTION[poll_s]} s" >&2
 }
 
 if $DRY_RUN; then
@@ -80,23 +116,17 @@ if $DRY_RUN; then
 fi
 # Whatever is wrong with an option is told now, not once the TPUs are there.
 launch --dry_run >/dev/null || exit
-launches=0
+launches=0 refusals=0 missed=0 sound=0
 look
 while [[ $found != finished ]]; do
-    if [[ $found != running && $found != unknown ]]; then
-        if ((launches > 10#${OPTION[max_relaunches]})); then
-            echo "keep_running.sh: error: the run is $found again after --max_relaunches=${OPTION[max_relaunches]}:" \
-                "logs.sh has what it said" >&2
-            exit 1
-        fi
-        launches=$((launches + 1))
-        echo "keep_running.sh: the run is $found: launch $launches"
-        case $found in
-            broken) "$here/stop.sh" "${slice[@]}" || true ;;
-            gone) "$here/delete.sh" "${slice[@]}" || true ;;
-        esac
-        launch || echo "keep_running.sh: the launch failed; the next attempt is in ${OPTION[poll_s]} s" >&2
-    fi
+    case $found in
+        running)
+            sound=$((sound + 1))
+            if ((sound >= SOUND_LOOKS)); then launches=1 refusals=0; fi
+            ;;
+        unknown) ;;
+        *) take_up ;;
+    esac
     sleep "${OPTION[poll_s]}"
     look
 done

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts Ray on every host of the slices, as one cluster whose head is the first host. Ray that ran there is ended before.
+# Starts Ray on every host of the slices, as one cluster whose head is the first host. A trainer and Ray that
+# ran there are ended before.
 #
 #   launch/tpu_vm/start_ray.sh --name=chop-tree --zone=us-east5-b --minecraft=8
 #

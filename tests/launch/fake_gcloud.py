@@ -1,7 +1,8 @@
 """Google Cloud's command line as far as keep_running.sh goes by it, with one queued resource and a trainer of set fate.
 
-FAKE_GCLOUD names a folder. In it: `fates`, a line for every start of the trainer: finished, failed, absent (a host was
-shut down and is back) or preempted; `state`, that of the queued resource; `calls`, what was asked for, a line each;
+FAKE_GCLOUD names a folder. In it: `fates`, a line for every start of the trainer, of what one look after the other
+finds, the first of all a trainer that runs: running, unreachable, finished, failed, absent (a host was shut down and is
+back), preempted, or the exit code of one host; `looks`, those that are still to come; `state`, that of the queued resource; `calls`, what was asked for, a line each;
 `sent.tar.gz`, what was last sent to the hosts.
 """
 
@@ -33,30 +34,35 @@ def main(arguments: list[str]) -> int:
         return 255
     elif verb == "scp":
         shutil.copy(arguments[4], folder / "sent.tar.gz")
+    elif done == "log":
+        print(f"what the log says, {remote.rsplit(maxsplit=1)[1]}")
     elif done == "learner":
-        looks.write_text("")
+        fate, *others = fates.read_text().splitlines()
+        fates.write_text("\n".join(others))
+        looks.write_text(f"running {fate}")
     elif done == "status":
-        return status(state, fates, looks)
+        return status(state, looks)
     return 0
 
 
-def status(state: Path, fates: Path, looks: Path) -> int:
-    """At the first look the trainer runs on both hosts, at the second it has met its fate."""
-    if not looks.exists():
-        print("host0: trainer absent\nhost1: trainer absent")
-        return 0
-    if not looks.read_text():
-        looks.write_text("once")
-        print("host0: trainer running\nhost1: trainer running")
-        return 0
-    looks.unlink()
-    fate, *others = fates.read_text().splitlines()
-    fates.write_text("\n".join(others))
-    if fate == "preempted":
+def status(state: Path, looks: Path) -> int:
+    """What one look finds; a trainer that never ran, or whose fate was met, is absent."""
+    found, *others = looks.read_text().split() if looks.exists() else ["absent"]
+    if others:
+        looks.write_text(" ".join(others))
+    else:
+        looks.unlink(missing_ok=True)
+    if found == "preempted":
         state.write_text("SUSPENDED")
+    if found in ("preempted", "unreachable"):
         return 255
-    word = {"finished": "done", "failed": "failed, exit code 1", "absent": "absent"}[fate]
-    print(f"host0: trainer done\nhost1: trainer {word}")
+    first, second = {
+        "running": ("running", "running"),
+        "finished": ("done", "done"),
+        "failed": ("done", "failed, exit code 1"),
+        "absent": ("done", "absent"),
+    }.get(found, (f"failed, exit code {found}", "running"))
+    print(f"host0: trainer {first}\nhost1: trainer {second}")
     return 0
 
 

@@ -124,6 +124,26 @@ def test_a_tpu_learner_is_a_unit_that_is_told_to_stop_and_given_time():
     )
 
 
+def test_a_tpu_host_that_shuts_down_ends_the_learner_before_what_its_checkpoint_needs():
+    (*_, command) = dry_run("tpu_vm/host.sh", *CALLS["tpu_vm/host.sh"])
+    (after,) = (word.removeprefix("--property=After=") for word in command if word.startswith("--property=After="))
+    (*_, ray) = dry_run("tpu_vm/host.sh", "ray", "--head=203.0.113.7")
+    (name,) = (word.removeprefix("--unit=") for word in ray if word.startswith("--unit="))
+    assert {f"{name}.service", "network.target", "remote-fs.target"} == set(after.split())
+
+
+def test_ray_is_started_anew_on_a_tpu_host_once_its_learner_has_ended():
+    # systemd refuses to make a unit that was there before while another one names it.
+    commands = dry_run("tpu_vm/host.sh", "ray", "--head=203.0.113.7")
+    learner = index(commands, "sudo", "systemctl", "stop", "minestudio_jax_learner")
+    assert learner < index(commands, "sudo", "systemctl", "stop", "minestudio_jax_ray") < len(commands) - 1
+
+
+def test_a_tpu_host_says_all_of_its_log_or_the_end():
+    assert dry_run("tpu_vm/host.sh", "log")[0][:2] == ["tail", "--lines=+1"]
+    assert dry_run("tpu_vm/host.sh", "log", "--lines=20")[0][:2] == ["tail", "--lines=20"]
+
+
 def test_tpus_need_no_ray_to_play_on_their_devices():
     commands = dry_run("tpu_vm/run.sh", *SLICE, "--no_ray", "--", *FLAGS)
     assert len(commands) == 1

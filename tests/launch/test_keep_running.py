@@ -40,6 +40,9 @@ def keep_running(tmp_path, clone) -> Callable[..., tuple[int, str, list[str]]]:
         gcloud = tmp_path / "gcloud"
         gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} -S {Path(__file__).parent}/fake_gcloud.py "$@"\n')
         gcloud.chmod(0o755)
+        waits = tmp_path / "sleep"
+        waits.write_text("#!/bin/sh\nexit 0\n")
+        waits.chmod(0o755)
         environment = {
             "FAKE_GCLOUD": str(tmp_path),
             "HOME": str(tmp_path),
@@ -107,6 +110,61 @@ def test_a_run_that_breaks_again_and_again_is_given_up(keep_running):
     assert code == 1
     assert calls.count("learner") == 2
     assert "the run is broken again after --max_relaunches=1" in said
+
+
+def test_hosts_that_cannot_be_reached_now_and_then_are_left_alone(keep_running):
+    code, said, calls = keep_running("unreachable unreachable running unreachable unreachable finished")
+    assert code == 0, said
+    assert launches(calls) == ["create", "learner"]
+
+
+def test_hosts_that_cannot_be_reached_three_times_in_a_row_are_started_again(keep_running):
+    code, said, calls = keep_running("unreachable unreachable unreachable", "finished")
+    assert code == 0, said
+    assert launches(calls) == ["create", "learner", "stop_learner", "learner"]
+
+
+def test_relaunches_of_a_run_that_was_sound_for_long_are_counted_anew(keep_running):
+    sound = "running " * 9  # and the one that every start begins with
+    code, said, calls = keep_running("failed", f"{sound} failed", "finished", options=("--max_relaunches=1",))
+    assert code == 0, said
+    assert calls.count("learner") == 3
+
+
+def test_relaunches_of_a_run_that_was_sound_for_a_moment_are_counted_on(keep_running):
+    moment = "running " * 8
+    code, said, calls = keep_running("failed", f"{moment} failed", "finished", options=("--max_relaunches=1",))
+    assert code == 1, said
+    assert calls.count("learner") == 2
+
+
+def test_a_trainer_that_refuses_its_settings_twice_is_not_asked_a_third_time(keep_running):
+    code, said, calls = keep_running("2", "2", "finished")
+    assert code == 2
+    assert launches(calls) == ["create", "learner", "stop_learner", "learner"]
+    log, error = said.splitlines()[-2:]
+    assert log == "what the log says, --lines=20"
+    assert error.startswith("keep_running.sh: error: the trainer ended with exit code 2 twice in a row")
+
+
+def test_a_refusal_after_a_sound_time_is_the_first_again(keep_running):
+    code, said, calls = keep_running("2", "running " * 9 + "2", "finished")
+    assert code == 0, said
+    assert calls.count("learner") == 3
+
+
+@pytest.mark.parametrize("other", ["failed", "23", "preempted"])
+def test_refusals_with_something_else_between_them_are_tried_again(keep_running, other):
+    code, said, calls = keep_running("2", other, "2", "finished")
+    assert code == 0, said
+    assert calls.count("learner") == 4
+
+
+def test_a_refusal_from_before_the_script_was_called_does_not_count(keep_running, tmp_path):
+    (tmp_path / "looks").write_text("2")
+    code, said, calls = keep_running("2", "finished", state="ACTIVE")
+    assert code == 0, said
+    assert launches(calls) == ["stop_learner", "learner", "stop_learner", "learner"]
 
 
 def test_the_script_takes_up_a_request_that_is_there(keep_running):
