@@ -17,7 +17,7 @@
 #   --dry_run           prints the commands of one launch and runs none
 #
 # What follows -- are flags of the trainer. The TPUs stay when the run is finished or given up: delete.sh gives them back.
-# Exit code 2 says that an option is wrong, or that the trainer ended with this code twice in a row. Before stop.sh, end
+# Exit code 2 says that an option is wrong, or that the trainer ended with this code five times in a row. Before stop.sh, end
 # this script, or it starts the run again.
 
 set -euo pipefail
@@ -41,6 +41,7 @@ read -ra gcloud <<<"${OPTION[gcloud]}"
 
 MISSED_LOOKS=3 # so many in a row that do not reach the hosts mean that the run is broken
 SOUND_LOOKS=10 # so many at a run that runs, and it is in trouble no longer
+REFUSALS=5      # a wrong setting; fewer may be a host that came late, or the lock of one that vanished, 5 min long
 LAST_LINES=20
 
 launch() { # all that a run needs; what is there already is kept; options more for each of the scripts
@@ -88,9 +89,9 @@ look() { # says in `found`: running, finished, refused, broken, queued, gone or 
 take_up() { # launches the run that was `found` so, or gives it up
     # What was there before the first launch may have had other flags.
     if [[ $found == refused ]] && ((launches)); then refusals=$((refusals + 1)); else refusals=0; fi
-    if ((refusals > 1)); then
+    if ((refusals >= REFUSALS)); then
         on_all_hosts bash "$HOST_SCRIPT" log "--lines=$LAST_LINES" >&2 || true
-        die "the trainer ended with exit code 2 twice in a row, which another launch does not heal: a setting is wrong," \
+        die "the trainer ended with exit code 2 $REFUSALS times in a row, which another launch does not heal: a setting is wrong," \
             "or hosts or nodes that it needs are not there; its last words are above. Put it right and call again"
     fi
     if ((launches > 10#${OPTION[max_relaunches]})); then

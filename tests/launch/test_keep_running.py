@@ -138,33 +138,33 @@ def test_relaunches_of_a_run_that_was_sound_for_a_moment_are_counted_on(keep_run
     assert calls.count("learner") == 2
 
 
-def test_a_trainer_that_refuses_its_settings_twice_is_not_asked_a_third_time(keep_running):
-    code, said, calls = keep_running("2", "2", "finished")
+def test_a_trainer_that_refuses_its_settings_again_and_again_is_not_asked_for_ever(keep_running):
+    code, said, calls = keep_running("2", "2", "2", "2", "2", "finished")
     assert code == 2
-    assert launches(calls) == ["create", "learner", "stop_learner", "learner"]
+    assert launches(calls) == ["create", "learner", *["stop_learner", "learner"] * 4]
     log, error = said.splitlines()[-2:]
     assert log == "what the log says, --lines=20"
-    assert error.startswith("keep_running.sh: error: the trainer ended with exit code 2 twice in a row")
+    assert error.startswith("keep_running.sh: error: the trainer ended with exit code 2 5 times in a row")
 
 
 def test_a_refusal_after_a_sound_time_is_the_first_again(keep_running):
-    code, said, calls = keep_running("2", "running " * 9 + "2", "finished")
+    code, said, calls = keep_running("2", "2", "2", "2", "running " * 9 + "2", "finished")
     assert code == 0, said
-    assert calls.count("learner") == 3
+    assert calls.count("learner") == 6
 
 
 @pytest.mark.parametrize("other", ["failed", "23", "preempted"])
 def test_refusals_with_something_else_between_them_are_tried_again(keep_running, other):
-    code, said, calls = keep_running("2", other, "2", "finished")
+    code, said, calls = keep_running("2", "2", "2", other, "2", "2", "2", "finished")
     assert code == 0, said
-    assert calls.count("learner") == 4
+    assert calls.count("learner") == 8
 
 
 def test_a_refusal_from_before_the_script_was_called_does_not_count(keep_running, tmp_path):
     (tmp_path / "looks").write_text("2")
-    code, said, calls = keep_running("2", "finished", state="ACTIVE")
+    code, said, calls = keep_running("2", "2", "2", "2", "finished", state="ACTIVE")
     assert code == 0, said
-    assert launches(calls) == ["stop_learner", "learner", "stop_learner", "learner"]
+    assert launches(calls) == ["stop_learner", "learner"] * 5
 
 
 def test_the_script_takes_up_a_request_that_is_there(keep_running):
