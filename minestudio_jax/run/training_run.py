@@ -42,7 +42,7 @@ from minestudio_jax.trainer.publisher import PublishFailure
 from minestudio_jax.utils.compilation_cache import use_compilation_cache
 from minestudio_jax.utils.live_board import Board, make_board
 from minestudio_jax.utils.metric_log import MetricLog
-from minestudio_jax.utils.metrics import read_records, rewind
+from minestudio_jax.utils.metrics import first_records, last_records, rewind
 from minestudio_jax.utils.sinks import sink_factories
 from minestudio_jax.utils.timing import Stopwatch
 
@@ -294,10 +294,10 @@ def _rewind_logs(directory: RunDirectory, iteration: int) -> None:
 
 def _summary(directory: RunDirectory) -> str:
     """First and last 20 episodes of the run in one sentence."""
-    returns = [r["return"] for r in read_records(directory.episodes)]
-    if len(returns) < 40:
-        return f"{len(returns)} episodes in all; everything is in {directory.path}"
-    first, last = sum(returns[:20]) / 20, sum(returns[-20:]) / 20
+    beginning, end = first_records(directory.episodes, 40), last_records(directory.episodes, 20)
+    if len(beginning) < 40:
+        return f"{len(beginning)} episodes in all; everything is in {directory.path}"
+    first, last = (sum(record["return"] for record in records) / 20 for records in (beginning[:20], end))
     return (
         f"mean return of the first 20 episodes {first:.2f}, of the last 20 {last:.2f}; "
         f"everything is in {directory.path}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ from minestudio_jax.trainer import global_arrays
 from minestudio_jax.trainer.state import Counters, TrainState
 
 _SCORE = "return_mean"
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointFailure(RuntimeError):
@@ -64,7 +67,7 @@ class Checkpointer:
                 async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 multiprocessing_options=_all_hosts(),
             ),
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "counters": ocp.JsonCheckpointHandler()},
         )
         self.saved = self._manager.latest_step()
         # One at a time: Orbax keeps the save under way in variables of the process.
@@ -112,8 +115,8 @@ class Checkpointer:
         Args:
           abstract: jax.ShapeDtypeStructs with shardings; where the arrays are to lie.
         Returns:
-          State and counters. A reference that is not wanted is left out; if one is wanted and none was saved, it is
-          None.
+          State and counters. A reference or a rollout that is not wanted is left out. One that is wanted is None if no
+          reference was saved, or no rollout of these shapes, of which a warning says why.
         Raises:
           ValueError: it does not fit the settings.
         """
@@ -121,19 +124,30 @@ class Checkpointer:
         if step is None:
             return None
         stored = {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)["state"]).items()}
-        # Orbax restores all that was saved or nothing.
-        has_reference = any(name.startswith("reference.") for name in stored)
-        as_saved = dataclasses.replace(abstract, reference=abstract.params if has_reference else None)
-        wanted = _as_dict(as_saved)
-        self._check_fit(step, stored, wanted)
+        wanted = abstract
+        if not _part(stored, "reference"):
+            wanted = dataclasses.replace(wanted, reference=None)
+        misfit = _misfit(_part(stored, "rollout"), _part(_shapes(wanted), "rollout"))
+        if misfit is not None:
+            wanted = dataclasses.replace(wanted, rollout=None)
+        left_out = [part for part in ("reference", "rollout") if getattr(wanted, part) is None]
+        self._check_fit(step, {name: s for name, s in stored.items() if name.split(".")[0] not in left_out}, wanted)
+        if misfit is not None and abstract.rollout is not None:
+            log.warning(
+                "worlds begin anew, as the checkpoint of iteration %d was written with another number of devices or "
+                "environments, other settings of them, or another rollout.mode: %s", step, misfit,
+            )  # fmt: skip
+        leaves = _as_dict(wanted)
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), counters=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    leaves, restore_args=ocp.checkpoint_utils.construct_restore_args(leaves), partial_restore=True
+                ),
+                counters=ocp.args.JsonRestore(),
+            ),
         )
-        state = _from_dict(restored["state"], as_saved)
-        if abstract.reference is None:
-            state = dataclasses.replace(state, reference=None)
-        return state, Counters(**restored["counters"])
+        return _from_dict(restored["state"], wanted), Counters(**restored["counters"])
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -143,23 +157,21 @@ class Checkpointer:
             self._writer.shutdown()
             self._manager.close()
 
-    def _check_fit(self, step: int, stored: dict[str, tuple[int, ...]], wanted: dict[str, Any]) -> None:
-        wanted_shapes = {name: tuple(array.shape) for name, array in wanted.items()}
-        for name in sorted(stored.keys() | wanted_shapes.keys()):
-            there, expected = stored.get(name, "missing"), wanted_shapes.get(name, "nothing")
-            if there != expected:
-                raise ValueError(
-                    f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
-                    f"policy or optimiser settings: {name} is {there}, expected {expected}; use the settings and the "
-                    "version of minestudio_jax it was made with, or give --run.restart=true to start over"
-                )
+    def _check_fit(self, step: int, stored: dict[str, tuple[int, ...]], wanted: TrainState) -> None:
+        misfit = _misfit(stored, _shapes(wanted))
+        if misfit is not None:
+            raise ValueError(
+                f"the checkpoint of iteration {step} in {self._manager.directory} does not fit the present "
+                f"policy or optimiser settings: {misfit}; use the settings and the version of minestudio_jax it was "
+                "made with, or give --run.restart=true to start over"
+            )
 
     def _write(self, state: dict[str, Any], counters: Counters, score: float | None) -> None:
         with self._failure_told():
             self._manager.save(
                 counters.iteration,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.PyTreeSave(state),
                     counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
                 ),
                 metrics={} if score is None else {_SCORE: score},
@@ -200,6 +212,24 @@ def _from_dict(leaves: dict[str, Any], like: TrainState) -> TrainState:
         return global_arrays.from_whole(np.zeros(wanted.shape, wanted.dtype), wanted.sharding)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _shapes(state: TrainState) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in _as_dict(state).items()}
+
+
+def _part(shapes: dict[str, tuple[int, ...]], field: str) -> dict[str, tuple[int, ...]]:
+    """Those of one field of TrainState."""
+    return {name: shape for name, shape in shapes.items() if name.split(".")[0] == field}
+
+
+def _misfit(stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
+    """The first array that is not stored as it is wanted, in words; None if all are."""
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, expected = stored.get(name, "missing"), wanted.get(name, "nothing")
+        if there != expected:
+            return f"{name} is {there}, expected {expected}"
+    return None
 
 
 def _name(path: Any) -> str:

@@ -50,8 +50,7 @@ class DeviceCollector:
         def begin_one(key: jax.Array) -> DeviceRolloutState:
             return begin(policy, world, per_device, image_size, key[0])
 
-        keys = jax.random.key_data(jax.random.split(jax.random.key(seed), shards))
-        self._keys = np.asarray(keys)
+        self._seed, self._shards = seed, shards
         rows = P(sharding.BATCH_AXES)
         self._begin: Any = jax.jit(self._on_each(begin_one, (rows,), rows), out_shardings=sharding.along_batch(mesh))
         collect = make_collect(policy, world, fragments_per_env, fragment_length, discount)
@@ -63,11 +62,11 @@ class DeviceCollector:
 
     def abstract(self) -> Any:
         """Shapes and shardings of the rollout state, for a checkpoint."""
-        return sharding.with_sharding(jax.eval_shape(self._begin, self._keys), sharding.along_batch(self._mesh))
+        return sharding.with_sharding(jax.eval_shape(self._begin, self._keys(0)), sharding.along_batch(self._mesh))
 
-    def begin(self) -> DeviceRolloutState:
-        """Fresh worlds."""
-        state: DeviceRolloutState = self._begin(self._keys)
+    def begin(self, iteration: int = 0) -> DeviceRolloutState:
+        """Fresh worlds, other ones for every iteration that a run may be at."""
+        state: DeviceRolloutState = self._begin(self._keys(iteration))
         return state
 
     def compile(self, params: Any) -> None:
@@ -78,6 +77,13 @@ class DeviceCollector:
         """Dispatches one iteration's collection and returns; `state` is donated."""
         result: tuple[DeviceRolloutState, FragmentBatch, Ended] = self._collect(params, state)
         return result
+
+    def _keys(self, iteration: int) -> np.ndarray:
+        """Raw PRNG keys, one for each part of the mesh."""
+        key = jax.random.key(self._seed)
+        if iteration:
+            key = jax.random.fold_in(key, iteration)
+        return np.asarray(jax.random.key_data(jax.random.split(key, self._shards)))
 
     def _on_each(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
         return jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

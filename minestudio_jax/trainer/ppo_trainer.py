@@ -102,8 +102,8 @@ class PPOTrainer:
             restored = begin(jax.random.key(seed), params=pretrained), Counters()
         state, self.counters = restored
         self._rollout = state.rollout
-        if collector is not None and not self.resumed:
-            self._rollout = collector.begin()
+        if collector is not None and self._rollout is None:
+            self._rollout = collector.begin(self.counters.iteration)
         self._state = dataclasses.replace(state, rollout=None)
         self.last_ended: Ended | None = None
 
@@ -350,10 +350,7 @@ class PPOTrainer:
                 "trainer.max_grad_norm, or look for rewards that are not finite"
             )
         self._checkpointer.flush()
-        abstract = self._abstract
-        if self._collector is not None:
-            abstract = dataclasses.replace(abstract, rollout=self._collector.abstract())
-        restored = self._restored(abstract)
+        restored = self._restored(self._abstract)
         if restored is None:
             raise LearningFailure(
                 f"{what}, before there was a checkpoint to go back to: {where}; lower trainer.learning_rate, or look "
@@ -362,6 +359,6 @@ class PPOTrainer:
         state, counters = restored
         log.warning("%s: going back to the parameters of iteration %d; %s", what, counters.iteration, where)
         # Another order of the fragments than the one that has just failed.
-        self._state = dataclasses.replace(state, key=self._state.key, rollout=None)
+        self._state = dataclasses.replace(state, key=self._state.key)
         self._rolled_back = True
         self._bad_updates.forget()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+_BLOCK_BYTES = 1 << 16  # read at a time from the end of a file
 
 log = logging.getLogger(__name__)
 
@@ -119,34 +123,102 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """All complete records; a last line cut off by a crash is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return records
+    return list(_records(path))
+
+
+def first_records(path: Path, number: int) -> list[dict[str, Any]]:
+    """The first so many of `read_records`, or all if there are fewer; the rest of the file is not read."""
+    return list(islice(_records(path), number))
+
+
+def last_records(path: Path, number: int) -> list[dict[str, Any]]:
+    """The last so many of `read_records`, or all if there are fewer; the rest of the file is not read."""
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        records = (_parsed(line) for _, line in _lines_from_the_end(file))
+        return list(islice((record for record in records if record is not None), number))[::-1]
 
 
 def rewind(path: Path, key: str, last: float, discarded: Path) -> int:
     """Keeps the records up to a checkpoint, so that a continued run's counters never go back.
 
+    Only what goes is read, however long the file is. It is safe in the other file before it is cut off: what a kill
+    in between leaves is in both, and moved again by the next call.
+
     Args:
-      path: the file.
-      key: field to compare.
+      path: the file; made if missing.
+      key: field to compare, which never decreases from one record to the next.
       last: greatest value that stays.
       discarded: file that the other records are appended to.
     Returns:
       How many were moved.
     """
-    records = read_records(path)
-    kept = [r for r in records if r[key] <= last]
-    gone = [r for r in records if r[key] > last]
-    if gone:
-        with open(discarded, "a") as file:
-            file.writelines(json.dumps(r) + "\n" for r in gone)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
-    partial.rename(path)
-    return len(gone)
+    moved = 0
+    with open(path, "a+b") as file:
+        end = cut = file.seek(0, os.SEEK_END)
+        for offset, line in _lines_from_the_end(file):
+            record = _parsed(line)
+            if record is not None and record[key] <= last:
+                break
+            cut = offset
+            moved += record is not None
+        if moved:
+            with open(discarded, "a+b") as other:
+                _end_line(other)
+                file.seek(cut)
+                other.writelines(line.rstrip(b"\n") + b"\n" for line in file if _parsed(line) is not None)
+                _sync(other)
+        if cut < end:
+            file.truncate(cut)
+            _sync(file)
+        _end_line(file)
+    return moved
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                record = _parsed(line)
+                if record is not None:
+                    yield record
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The record on a line; None if it is not a whole one."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:  # neither JSON nor, after a power failure, text
+        return None
+    return record
+
+
+def _lines_from_the_end(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of every line, the last one first; behind a last newline there is an empty one."""
+    begin = file.seek(0, os.SEEK_END)
+    line = b""  # as far as it has been read
+    while begin > 0:
+        size = min(_BLOCK_BYTES, begin)
+        begin -= size
+        file.seek(begin)
+        line, *whole = (file.read(size) + line).split(b"\n")
+        offset = begin + len(line) + sum(len(one) + 1 for one in whole)
+        for one in reversed(whole):
+            offset -= len(one)
+            yield offset, one
+            offset -= 1
+    yield 0, line
+
+
+def _end_line(file: BinaryIO) -> None:
+    """Ends the last line, which a kill may have cut off, so that what is appended begins a line of its own."""
+    if file.seek(0, os.SEEK_END) > 0:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

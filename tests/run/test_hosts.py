@@ -133,19 +133,31 @@ def test_hosts_that_do_not_agree_are_refused_before_anything_starts(hosts, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_two_hosts_collect_on_their_devices(hosts, tmp_path):
-    run_dir = tmp_path / "run"
-    programs = hosts(
-        run_dir, "--rollout.mode=device", "--rollout.num_cpus_per_worker=1", "--trainer.num_iterations=4", devices=1
-    )
-    for program in programs:
-        assert program.wait(WAIT_S) == 0, program.stdout + program.stderr
-        program.assert_nothing_left()
+def test_two_hosts_collect_on_their_devices_and_one_continues_and_two_again(hosts, programs, tmp_path):
+    """D-40: with half the devices, whose worlds begin anew, and with twice as many."""
+    run_dir, device = tmp_path / "run", ("--rollout.mode=device", "--rollout.num_cpus_per_worker=1")
+
+    def end(*those):
+        for program in those:
+            assert program.wait(WAIT_S) == 0, program.stdout + program.stderr
+            program.assert_nothing_left()
+
+    end(*hosts(run_dir, *device, "--trainer.num_iterations=4", devices=1))
     records = metrics(run_dir)
     assert [r["iteration"] for r in records] == [1, 2, 3, 4]
     assert records[-1]["env_steps"] == 4 * 2 * 4 * 8
     assert records[-1]["episode/count"] >= 0
     assert checkpoints(run_dir) == [2, 4]
+    programs.append(alone := train(run_dir, *device, "--trainer.cpu_devices=1", "--trainer.num_iterations=6"))
+    end(alone)
+    assert "worlds begin anew, as the checkpoint of iteration 4 " in alone.stdout
+    end(*hosts(run_dir, *device, "--trainer.num_iterations=7", devices=1))
+    for log in ("run.log", "host-1.log"):
+        assert "worlds begin anew, as the checkpoint of iteration 6 " in (run_dir / "logs" / log).read_text()
+    records = metrics(run_dir)
+    assert [r["iteration"] for r in records] == [1, 2, 3, 4, 5, 6, 7]
+    assert_counters_never_go_back(records)
+    assert records[-1]["env_steps"] == (5 * 2 + 2) * 4 * 8
 
 
 def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(programs, tmp_path):

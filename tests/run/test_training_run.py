@@ -7,11 +7,14 @@ import math
 import os
 import random
 import signal
+import tracemalloc
+import types
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from minestudio_jax.run.training_run import _summary
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.demonstrations import Demonstrations
 from tests.rollout.processes import wait_until
@@ -93,6 +96,21 @@ def test_the_screen_says_every_stage_and_nothing_went_to_stderr(finished):
     at = [program.stdout.find(stage) for stage in stages]
     assert -1 not in at, program.stdout
     assert program.stderr == ""
+
+
+def test_the_last_words_are_those_of_the_episodes_at_both_ends_of_a_file_of_any_length(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    directory = types.SimpleNamespace(path=tmp_path, episodes=path)
+    assert _summary(directory) == f"0 episodes in all; everything is in {tmp_path}"
+    path.write_text("".join(f'{{"return": {number}}}\n' for number in range(39)))
+    assert _summary(directory) == f"39 episodes in all; everything is in {tmp_path}"
+    path.write_text("".join(f'{{"return": {number}}}\n' for number in range(100_000)))
+    tracemalloc.start()
+    said = _summary(directory)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said.startswith("mean return of the first 20 episodes 9.50, of the last 20 99989.50; ")
+    assert peak < path.stat().st_size / 4
 
 
 def test_every_metric_that_is_written_is_explained(finished):

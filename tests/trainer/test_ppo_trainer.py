@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 import threading
 
 import jax
@@ -35,11 +38,12 @@ COWS = voxel.make("hunt_cow", preset="toy", size=24, height=20, ray_strides=8, t
 def open_trainer(tmp_path):
     trainers = []
 
-    def make(name, world, spec, **settings):
+    def make(name, world, spec, envs=2, **settings):
         config = dataclasses.replace(CONFIG, **settings)
         (tmp_path / name / "logs").mkdir(parents=True, exist_ok=True)
         policy = ImpalaPolicy(spec, (4,), 8)
-        collector = world and DeviceCollector(policy, world, sharding.make_mesh(TrainerConfig()), 2, 2, 4, (8, 8), 0)
+        mesh = sharding.make_mesh(TrainerConfig())
+        collector = world and DeviceCollector(policy, world, mesh, envs, 4 // envs, 4, (8, 8), 0)
         trainers.append(PPOTrainer(config, policy, spec, 4, tmp_path / name, 0, None, collector))
         return trainers[-1]
 
@@ -59,7 +63,7 @@ def everything(trainer):
     return jax.tree.leaves(jax.device_get((trainer._state, trainer._rollout)))
 
 
-def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer):
+def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer, caplog):
     """D-40."""
     spec = EnvironmentSpec({"image": ArraySpec((8, 8, 3), "uint8")}, COWS.action_spec)
     straight, stopped = open_trainer("straight", COWS, spec), open_trainer("stopped", COWS, spec)
@@ -75,6 +79,7 @@ def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer):
     for a, c in zip(everything(straight), everything(resumed), strict=True):
         np.testing.assert_array_equal(a, c)
     assert int(resumed._rollout.used[0]) > 4  # worlds were made anew on both sides of the stop
+    assert not caplog.records
 
 
 def test_while_the_value_head_warms_up_its_every_step_is_published_and_the_policy_stays(open_trainer):
@@ -222,10 +227,90 @@ def test_an_iteration_waits_for_the_device_once(open_trainer, monkeypatch):
     assert not re.search(r"custom_call_target=\"[^\"]*callback", trainer._update.as_text())
 
 
-def test_a_checkpoint_of_the_other_mode_is_refused(open_trainer):
-    trainer = open_trainer("run", CountingWorld(), SPEC)
+def saved_once(trainer):
+    """What it learns from, and with, after one iteration, which is in its checkpoint."""
     iterate(trainer, 1)
     trainer.checkpoint(Stopwatch(), force=True)
     trainer.close()
-    with pytest.raises(ValueError, match=r"rollout\..* is .*, expected nothing; use the settings it was made with"):
-        open_trainer("run", None, SPEC)
+    return jax.device_get((trainer._state, trainer._rollout))
+
+
+def test_with_another_number_of_environments_only_the_worlds_begin_anew(open_trainer, caplog):
+    first = jax.device_get(open_trainer("other", CountingWorld(), SPEC, 4)._rollout)
+    state, _ = saved_once(open_trainer("run", CountingWorld(), SPEC, 2))
+    resumed = open_trainer("run", CountingWorld(), SPEC, 4, max_bad_updates=4)
+    assert "worlds begin anew, as the checkpoint of iteration 1 " in caplog.text
+    assert "rollout.discounted_return is (2,), expected (4,)" in caplog.text
+    assert resumed.counters.iteration == 1
+    assert same(jax.device_get(resumed._state), state)
+    assert resumed._rollout.first.all()
+    assert not same(jax.device_get(resumed._rollout.worlds), first.worlds)  # not those that a new run begins with
+    caplog.clear()
+    resumed.iterate(broken(resumed.wait_for_batch(1.0)), Stopwatch())
+    assert "going back to the parameters of iteration 1" in caplog.text
+    assert "worlds" not in caplog.text  # which go on
+    saved = saved_once(resumed)
+    caplog.clear()
+    again = open_trainer("run", CountingWorld(), SPEC, 4)
+    assert same(jax.device_get((again._state, again._rollout)), saved)
+    assert not caplog.records
+
+
+def test_a_run_may_change_to_collecting_on_the_device_and_back(open_trainer, caplog):
+    state, _ = saved_once(open_trainer("run", CountingWorld(), SPEC))
+    without = open_trainer("run", None, SPEC)
+    assert without._rollout is None
+    assert same(jax.device_get(without._state), state)
+    without.counters = dataclasses.replace(without.counters, iteration=2)
+    without.checkpoint(Stopwatch(), force=True)
+    without.close()
+    assert not caplog.records
+    back = open_trainer("run", CountingWorld(), SPEC)
+    assert back.counters.iteration == 2
+    assert same(jax.device_get(back._state), state)
+    assert "worlds begin anew, as the checkpoint of iteration 2 " in caplog.text
+    assert "is missing, expected (2,)" in caplog.text
+    iterate(back, 1)
+
+
+_CONTINUED = """
+import logging, sys
+from pathlib import Path
+import jax, numpy as np
+from minestudio_jax.policies.impala import ImpalaPolicy
+from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer.device_collector import DeviceCollector
+from minestudio_jax.trainer.ppo_trainer import PPOTrainer
+from minestudio_jax.utils.timing import Stopwatch
+from tests.trainer.counting_world import CountingWorld
+from tests.trainer.fragments import SPEC
+from tests.trainer.test_ppo_trainer import CONFIG, iterate
+logging.basicConfig(stream=sys.stdout, force=True)
+folder, policy = Path(sys.argv[1]), ImpalaPolicy(SPEC, (4,), 8)
+(folder / "logs").mkdir(parents=True, exist_ok=True)
+devices = jax.device_count()
+collector = DeviceCollector(policy, CountingWorld(), sharding.make_mesh(CONFIG), 4, devices, 4, (8, 8), 0)
+trainer = PPOTrainer(CONFIG, policy, SPEC, 4, folder, 0, None, collector)
+print("continues after", trainer.counters.iteration, "on", devices)
+now = jax.tree.leaves(jax.device_get(trainer._state))
+if trainer.resumed:
+    with np.load(folder / "state.npz") as before:
+        for a, b in zip(before.values(), now, strict=True):
+            np.testing.assert_array_equal(a, b)
+iterate(trainer, 1)
+np.savez(folder / "state.npz", *jax.tree.leaves(jax.device_get(trainer._state)))
+trainer.checkpoint(Stopwatch(), force=True)
+trainer.close()
+"""
+
+
+def test_a_run_continues_on_fewer_devices_and_on_more(tmp_path):
+    """D-40."""
+    for iteration, devices in enumerate((2, 1, 2)):
+        env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+        command = [sys.executable, "-c", _CONTINUED, str(tmp_path / "run")]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"continues after {iteration} on {devices}" in done.stdout
+        warned = re.findall(r"worlds begin anew.*iteration (\d+) .*rollout\.key is .*, expected .*", done.stdout)
+        assert warned == [str(iteration)][:iteration]
