@@ -448,8 +448,8 @@ class TrainerConfig:
     )
     max_bad_updates: int = _setting(
         20,
-        "Optimiser steps in a row whose loss, gradient or change is not finite, after which the last checkpoint is "
-        "taken up again; the second time the run stops.",
+        "Optimiser steps in a row whose loss or gradient is not finite, after which the last checkpoint is taken up "
+        "again; the second time the run stops.",
         lower=1,
     )
 

@@ -1,4 +1,4 @@
-"""What is done about optimiser steps whose loss, gradient or change was not finite."""
+"""What is done about optimiser steps whose loss or gradient was not finite."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class BadUpdates:
     def _write(self, iteration: int, epoch: int, step: int, rows: list[int], metadata: list[FragmentMetadata]) -> None:
         if self.in_a_row == 1:
             log.warning(
-                "iteration %d: the loss, its gradient or the change was not finite, the step is skipped; see %s",
+                "iteration %d: the loss or its gradient was not finite, the step is skipped; see %s",
                 iteration + 1, self.path,
             )  # fmt: skip
         file = JsonLines(self.path)

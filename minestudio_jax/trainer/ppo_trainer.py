@@ -340,8 +340,8 @@ class PPOTrainer:
     def _roll_back(self) -> None:
         """Takes up the parameters, optimiser and reference of the last checkpoint; everything else goes on."""
         what = (
-            f"trainer.max_bad_updates={self._config.max_bad_updates} optimiser steps in a row had a loss, gradient "
-            "or change that was not finite"
+            f"trainer.max_bad_updates={self._config.max_bad_updates} optimiser steps in a row had a loss or gradient "
+            "that was not finite"
         )
         where = f"logs/{self._bad_updates.path.name} names the fragments"
         if self._rolled_back:

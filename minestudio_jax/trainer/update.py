@@ -66,8 +66,8 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
       auxiliary: losses besides PPO's.
     Returns:
       `update(state, batch, coefficients, auxiliary_data) -> (state, metrics, diagnosis)`, the last argument being what
-      `auxiliary` drew, () without. Every metric is a float32 []. A step whose loss, gradient or change is not
-      finite changes nothing.
+      `auxiliary` drew, () without. Every metric is a float32 []. A step whose loss or gradient is not finite changes
+      nothing.
     """
     optimizer = make_optimizer(config)
     shards = batch_shards(mesh)
@@ -123,6 +123,7 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
                 gradient = jax.tree.map(jnp.add, gradient, laid_out(mesh, more, specs))
                 metrics |= {**said, "loss/total": metrics["loss/total"] + loss}
             norm = global_norm(mesh, gradient, specs)
+            finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
             most = config.max_grad_norm or math.inf
             clipped = jnp.where(norm < most, 1.0, most / jnp.maximum(norm, 1e-30))
             gradient = jax.tree.map(lambda g: clipped * g, gradient)
@@ -133,9 +134,6 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
                 change,
                 policy.only_value_head(change),
             )
-            # Of what is added as well: a finite gradient may still be divided by 0, or multiplied by what is too large.
-            told = (norm, metrics["loss/total"], global_norm(mesh, laid_out(mesh, change, specs), specs))
-            finite = jnp.isfinite(jnp.stack(told)).all()
             new = (optax.apply_updates(params, change), new_optimizer_state)
             kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carry)
             return kept, (metrics | {"ppo/grad_norm": norm}, Diagnosis(~finite, fragments))

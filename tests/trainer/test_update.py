@@ -230,14 +230,6 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
     np.testing.assert_allclose(before.value, new.value, atol=1e-5)
 
 
-def test_a_change_that_is_not_finite_is_never_taken(policy, state, fragments):
-    """D-29: though loss and gradient are."""
-    after, metrics = update(policy, CONFIG, state, stack_fragments(fragments), learning_rate=np.float32(np.inf))
-    assert metrics["ppo/skipped_updates"] == 2
-    assert_same(after.optimizer, state.optimizer, rtol=0)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
-
-
 def test_bfloat16_needs_no_scaler_to_skip_a_step():
     """D-30: the same with VPT in bfloat16; its parameters and gradients are float32, the good step is taken."""
     shape = VPTShape(hidsize=8, heads=1, layers=1, memory=4, channels=(1, 1, 1), image_size=(8, 8))
