@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.ray_nodes import Node, RayNodes
 from tests.chaos.test_chaos import SHORT
 from tests.rollout.processes import is_alive, wait_until
-from tests.run.programs import Program, metrics, wait_for_iteration
+from tests.run.programs import Program, metrics, wait_for_iteration, whole_records
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -62,8 +62,7 @@ class ClusterRun:
 
     def episodes(self, worker: int) -> int:
         """That a worker has finished."""
-        lines = (self.run_dir / "episodes.jsonl").read_text().splitlines()
-        return sum(json.loads(line)["worker"] == worker for line in lines)
+        return sum(episode["worker"] == worker for episode in whole_records(self.run_dir / "episodes.jsonl"))
 
     def log(self) -> str:
         return (self.run_dir / "logs" / "run.log").read_text()

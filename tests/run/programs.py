@@ -123,9 +123,15 @@ def train(run_dir: Path, *arguments: str, **kwargs: Any) -> Program:
     return Program("train", f"--run.dir={run_dir}", *TINY, *arguments, **kwargs)
 
 
+def whole_records(path: Path) -> list[dict[str, Any]]:
+    """Of a file; of a living run's last line there may be a part only."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return whole_records(run_dir / "metrics.jsonl")
 
 
 def wait_for_iteration(program: Program, run_dir: Path, iteration: int, timeout_s: float = 120.0) -> None:

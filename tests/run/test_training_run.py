@@ -18,7 +18,7 @@ from minestudio_jax.run.training_run import _summary
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.demonstrations import Demonstrations
 from tests.rollout.processes import wait_until
-from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
+from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration, whole_records
 
 PROMISED = {
     "iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s", "episode/return_mean",
@@ -40,7 +40,7 @@ def assert_counters_never_go_back(records):
 
 def episode_tasks(run_dir):
     """Task of every finished episode."""
-    return [json.loads(line)["task"] for line in (run_dir / "episodes.jsonl").read_text().splitlines()]
+    return [episode["task"] for episode in whole_records(run_dir / "episodes.jsonl")]
 
 
 def checkpoints(run_dir):
