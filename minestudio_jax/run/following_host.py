@@ -88,7 +88,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
             host.prepare_last_words()
         policy, on_device = make_policy(config, begin.spec), config.rollout.mode == "device"
         needed = fragments_per_iteration(config.trainer, jax.device_count())
-        pretrained = None if last_checkpoint(directory) else pretrained_params(config)
+        pretrained = pretrained_params(config) if last_checkpoint(directory) is None else None
         host.ready(begin)
 
         board.stage(f"host {host.index} of {jax.process_count()} makes its part of the learner")

@@ -90,13 +90,14 @@ class RunDirectory:
         return self.path / "compiled"
 
     @property
-    def last_checkpoint(self) -> int:
-        """Iteration after which the run continues; 0 if it begins."""
+    def last_checkpoint(self) -> int | None:
+        """Iteration after which the run continues; None if it begins."""
         return last_checkpoint(self.path)
 
     def going_on(self, config: Config) -> Config:
         """The settings with which a run collects: if it goes on, in other worlds than before its checkpoint."""
-        return with_derived_seed(config, "continued", self.last_checkpoint) if self.last_checkpoint else config
+        last = self.last_checkpoint
+        return config if last is None else with_derived_seed(config, "continued", last)
 
     def mark(self) -> str:
         """Leaves a mark of this process by which other hosts know the directory: see `sees_mark`."""
@@ -137,10 +138,10 @@ class RunDirectory:
         return changed
 
 
-def last_checkpoint(run_dir: Path) -> int:
-    """Iteration after which the run of a directory continues; 0 if it begins."""
+def last_checkpoint(run_dir: Path) -> int | None:
+    """Iteration after which the run of a directory continues, 0 if that was before its first; None if it begins."""
     names = (entry.name for entry in (run_dir / "checkpoints").glob("*"))
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def sees_mark(run_dir: Path, mark: str) -> bool:

@@ -130,7 +130,7 @@ def _run(
 ) -> int:
     """Starts both sides, loops, and stops them whatever happens."""
     # Before anything is started: the file may be the wrong one.
-    pretrained = None if directory.last_checkpoint else pretrained_params(config)
+    pretrained = pretrained_params(config) if directory.last_checkpoint is None else None
     with ExitStack() as files, ExitStack() as cleanup:  # files stay open until all who write to them have stopped
         experience = make_experience(config, directory, board, stop, needed, host)
         spec = experience.start(cleanup)

@@ -84,10 +84,12 @@ def test_a_run_that_goes_on_collects_in_other_worlds_than_at_its_last_start(tmp_
     config = config_for(tmp_path / "run", seed=3)
     directory = RunDirectory(config)
     seeds = [directory.going_on(config).run.seed]
-    for iteration in (20, 100, 40):
+    assert directory.last_checkpoint is None
+    for iteration in (0, 20, 100, 40):
         (directory.path / "checkpoints" / str(iteration)).mkdir(parents=True)
         seeds.append(directory.going_on(config).run.seed)
+    assert directory.last_checkpoint == 100
     directory.close()
     assert seeds[0] == 3  # as it was told
-    assert seeds[2] == seeds[3]  # the last checkpoint is the one it goes on from
-    assert len(set(seeds)) == 3
+    assert seeds[3] == seeds[4]  # the last checkpoint is the one it goes on from
+    assert len(set(seeds)) == 4
