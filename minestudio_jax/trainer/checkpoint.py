@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from minestudio_jax.trainer import global_arrays
 from minestudio_jax.trainer.state import Counters, TrainState
 
 _SCORE = "return_mean"
+_SAY_SLOW_AFTER_S = 30.0  # that somebody waits for a checkpoint, and again after as long
 
 log = logging.getLogger(__name__)
 
@@ -98,13 +99,20 @@ class Checkpointer:
         self.saved = counters.iteration
 
     def flush(self) -> None:
-        """Waits until everything is written, however long the disk takes.
+        """Waits until everything is written, however long the disk takes: who waits long is told, and decides.
 
         Raises:
           CheckpointFailure: writing failed.
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
+            while not wait([writing], _SAY_SLOW_AFTER_S).done:
+                log.warning(
+                    "the checkpoint of iteration %s is still being written to %s: is its disk slow, or gone? Killing "
+                    "this process loses only this checkpoint",
+                    self.saved,
+                    self._manager.directory,
+                )
             writing.result()
         with self._failure_told():
             self._manager.wait_until_finished()

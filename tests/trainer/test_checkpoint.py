@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
-from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer import checkpoint, sharding
 from minestudio_jax.trainer.checkpoint import Checkpointer, CheckpointFailure
 from minestudio_jax.trainer.state import Counters, initial_state
 from tests.trainer.fragments import SPEC, tiny_policy
@@ -119,7 +121,7 @@ _ELSEWHERE = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from minestudio_jax.trainer import sharding
+from minestudio_jax.trainer import checkpoint, sharding
 from minestudio_jax.trainer.checkpoint import Checkpointer
 from minestudio_jax.trainer.state import Counters
 from tests.trainer.fragments import tiny_policy
@@ -191,6 +193,26 @@ def test_a_failed_write_is_told_at_the_next_call(tmp_path):
     with pytest.raises(CheckpointFailure, match=r"checkpoints failed: .*is the disk full"):
         checkpointer.flush()
     checkpointer.close()
+
+
+def test_whoever_waits_for_a_slow_disk_is_told(checkpointer, monkeypatch, caplog, tmp_path):
+    told, write = threading.Event(), checkpointer._write
+
+    def slow(*args):
+        assert told.wait(60.0)
+        write(*args)
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            told.set()
+
+    monkeypatch.setattr(checkpoint, "_SAY_SLOW_AFTER_S", 0.05)
+    monkeypatch.setattr(checkpointer, "_write", slow)
+    monkeypatch.setattr(checkpoint.log, "handlers", [Told()])
+    checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
+    checkpointer.flush()
+    assert "the checkpoint of iteration 2 is still being written to" in caplog.text
+    assert saved(tmp_path / "checkpoints") == [2]
 
 
 def test_the_same_iteration_is_saved_once(checkpointer, tmp_path):
