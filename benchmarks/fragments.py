@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ import ray
 
 from minestudio_jax.config import Config, ReplayConfig, RunConfig, TrainerConfig
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
-from minestudio_jax.rollout.fragment_sender import FragmentSender
+from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer import sharding
@@ -53,7 +54,7 @@ def fragment(env_id: int, steps: int, size: int) -> SampleFragment:
 class Producer:
     def __init__(self, buffer: Any, count: int, steps: int, size: int) -> None:
         self._fragments = [fragment(env_id, steps, size) for env_id in range(count)]
-        self._sender = FragmentSender(buffer, count + 1, lambda: False)
+        self._outbox = Outbox(FragmentSender(buffer, count + 1, lambda: False), traceback.print_exception)
 
     def hand_over(self, index: int) -> float:
         """Everything it has, as fragment `index` of each environment; when it began, `time.time()`."""
@@ -64,7 +65,7 @@ class Producer:
         ]
         began = time.time()
         for one in fragments:
-            self._sender.send(one)
+            assert self._outbox.offer(one, 60.0), "nobody delivers any more"
         return began
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Delivery:
-    """One fragment under way: where its data are, and the call that tells a buffer as number such of a stream."""
+    """One fragment under way: where its data are, and the call that tells a buffer as number such of a stream.
+
+    One call tells of several fragments, and the buffer answers how many of them it has taken. No call: it has not been
+    told of yet.
+    """
 
     reference: Any
     metadata: FragmentMetadata
@@ -90,7 +95,7 @@ class Outbox:
                     continue
                 if fragment is None:
                     break
-                self._sender.send(fragment)
+                self._sender.send(fragment, more_follow=not self._queue.empty())
             self._sender.flush()
         except Exception as error:  # told by the worker's next report
             self._on_error(error)
@@ -129,8 +134,13 @@ class FragmentSender:
             self._newest = (life, buffer)
             self._new_buffer.set()
 
-    def send(self, fragment: SampleFragment) -> None:
-        """Hands a fragment over; waits while too many are under way, or the object store is full."""
+    def send(self, fragment: SampleFragment, more_follow: bool = False) -> None:
+        """Hands a fragment over; waits while too many are under way, or the object store is full.
+
+        Args:
+          fragment: what to send.
+          more_follow: the next one is there already: the buffer is told of both together.
+        """
         while len(self._under_way) >= self._queue_size and not self._must_end():
             self._settle(_WAIT_S)
         fragment = fragment.sized()
@@ -138,9 +148,9 @@ class FragmentSender:
         if reference is None:
             self.abandon()
             return
-        delivery = _Delivery(reference, fragment.metadata)
-        self._under_way.append(delivery)
-        self._tell(delivery)
+        self._under_way.append(_Delivery(reference, fragment.metadata))
+        if not more_follow:
+            self._tell_of_new()
 
     def attend(self) -> None:
         """Notes what has been delivered, and tells a new buffer of what has not; does not wait."""
@@ -161,39 +171,50 @@ class FragmentSender:
         self._under_way = []
 
     def _settle(self, timeout_s: float) -> None:
-        """Forgets what the buffer has taken; tells a new buffer of the rest. Waits for one confirmation at most."""
+        """Forgets what the buffer has taken; tells it, or a new one, of the rest. Waits for one answer at most."""
         if not self._under_way:
             return
         self._new_buffer.clear()
         if self._newest[1] is not self._buffer:
             self._buffer, self._stream, self._told = self._newest[1], uuid.uuid4().hex, 0
-            for delivery in self._under_way:
-                self._tell(delivery)
-        calls = [delivery.call for delivery in self._under_way]
+            self._tell(self._under_way)
+        self._tell_of_new()
+        calls = list(dict.fromkeys(delivery.call for delivery in self._under_way))
         if timeout_s:
             ray.wait(calls, timeout=timeout_s)
-        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
-        confirmed, refused = set(), []
-        for delivery in self._under_way:
-            if delivery.call not in done:
-                continue
-            try:
-                ray.get(delivery.call)
-                confirmed.add(delivery.metadata.id)
-            except ACTOR_GONE:
-                refused.append(delivery)
-        self._under_way = [d for d in self._under_way if d.metadata.id not in confirmed]
+        done = set(ray.wait(calls, num_returns=len(calls), timeout=0)[0])
+        kept, refused = [], []
+        for call, told in itertools.groupby(self._under_way, key=lambda delivery: delivery.call):
+            deliveries = list(told)
+            if call in done:
+                try:
+                    deliveries = deliveries[ray.get(call) :]
+                    self._tell(deliveries)  # there was no room for them
+                except ACTOR_GONE:
+                    refused.append(deliveries)
+            kept += deliveries
+        self._under_way = kept
         if refused:
             self._new_buffer.wait(timeout_s)
-            for delivery in refused:
-                self._tell(delivery)
+            for deliveries in refused:
+                self._tell(deliveries)
 
-    def _tell(self, delivery: _Delivery) -> None:
-        """Tells the present buffer, again if need be; one that has been told already knows it by its number."""
-        if delivery.buffer is not self._buffer:
-            delivery.buffer, delivery.number = self._buffer, self._told
-            self._told += 1
-        delivery.call = self._buffer.add.remote([delivery.reference], delivery.metadata, self._stream, delivery.number)
+    def _tell_of_new(self) -> None:
+        """Tells the buffer of what it has not been told of."""
+        self._tell([delivery for delivery in self._under_way if delivery.call is None])
+
+    def _tell(self, deliveries: Sequence[_Delivery]) -> None:
+        """Tells the present buffer of one behind the other; what it has been told already it knows by the numbers."""
+        if not deliveries:
+            return
+        for delivery in deliveries:
+            if delivery.buffer is not self._buffer:
+                delivery.buffer, delivery.number = self._buffer, self._told
+                self._told += 1
+        references, metadata = [d.reference for d in deliveries], [d.metadata for d in deliveries]
+        call = self._buffer.add.remote(references, metadata, self._stream, deliveries[0].number)
+        for delivery in deliveries:
+            delivery.call = call
 
     def _stored(self, fragment: SampleFragment) -> Any:
         """Reference of the fragment in Ray's object store; None if there was no room until the worker had to end."""

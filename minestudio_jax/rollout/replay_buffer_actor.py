@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from minestudio_jax.config import ReplayConfig
@@ -53,29 +54,34 @@ class ReplayBufferActor:
             self._buffer.set_version(session_id, version)
             self._changed.notify_all()
 
-    async def add(self, reference: list[Any], metadata: FragmentMetadata, stream: str, number: int) -> None:
-        """Inserts one fragment; with `when_full=wait` returns only once there was room for it.
+    async def add(
+        self, references: Sequence[Any], metadata: Sequence[FragmentMetadata], stream: str, number: int
+    ) -> int:
+        """Inserts fragments; with `when_full=wait` only once there is room for the first.
 
         Ray runs the calls of an asynchronous actor in any order; fragments must come in theirs, or those of one
         environment would not be found to be consecutive. So each waits for the one before it in its stream.
 
         Args:
-          reference: one object reference in a list, so that Ray does not fetch the data.
-          metadata: of the fragment.
-          stream: names a producer's sequence of calls to this actor.
-          number: of this call within it, from 0. A call that may not have been heard is repeated with its number.
+          references: one object reference for each fragment, in a list, so that Ray does not fetch the data.
+          metadata: of each fragment.
+          stream: names a producer's sequence of fragments for this actor.
+          number: of the first of these within it, from 0. What may not have been heard is repeated with its number.
+        Returns:
+          How many it has taken, the first at least; for the others there was no room.
         """
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: (
-                    number < self._next.get(stream, 0)
-                    or (number == self._next.get(stream, 0) and self._buffer.has_room(metadata.num_bytes))
-                )
-            )
-            if number == self._next.get(stream, 0):
-                self._next[stream] = number + 1
-                self._buffer.add(Entry(reference[0], metadata))
-                self._changed.notify_all()
+        for taken, (reference, described) in enumerate(zip(references, metadata, strict=True)):
+            may_come = partial(self._may_come, stream, number + taken, described.num_bytes)
+            async with self._changed:
+                if taken and not may_come():
+                    return taken
+                await self._changed.wait_for(may_come)
+                if number + taken == self._next.get(stream, 0):
+                    self._next[stream] = number + taken + 1
+                    self._buffer.add(Entry(reference, described))
+                    self._changed.notify_all()
+            await asyncio.sleep(0)  # a consumer that waited for this one takes it before the next one asks for room
+        return len(references)
 
     async def lease(self, num_fragments: int, timeout_s: float, ahead: int = 0) -> tuple[Lease | None, ReplayCounters]:
         """As ReplayBuffer.lease, but waits up to `timeout_s` for enough fragments; and the counters."""
@@ -110,6 +116,11 @@ class ReplayBufferActor:
     async def status(self) -> ReplayStatus:
         buffer = self._buffer
         return ReplayStatus(buffer.ready(), self._counters(), buffer.session_id, buffer.version, buffer.producers())
+
+    def _may_come(self, stream: str, number: int, num_bytes: int) -> bool:
+        """Whether a fragment is there already, or it is its turn and there is room for it."""
+        awaited = self._next.get(stream, 0)
+        return number < awaited or (number == awaited and self._buffer.has_room(num_bytes))
 
     async def _lease(self, num_fragments: int, ahead: int) -> Lease:
         while True:

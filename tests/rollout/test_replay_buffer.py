@@ -422,11 +422,11 @@ def test_the_actor_makes_producers_wait_for_room_and_consumers_for_data():
         assert (await actor.lease(1, 0.01))[0] is None
         waiting = asyncio.create_task(actor.lease(1, 5.0))
         await asyncio.sleep(0)
-        await actor.add(["a"], entry(0).metadata, "w", 0)
+        await actor.add(["a"], [entry(0).metadata], "w", 0)
         lease, _ = await waiting
         assert [e.reference for e in lease.entries] == ["a"]
         assert await actor.entries(lease.id, ids(lease.entries)) == list(lease.entries)
-        blocked = [asyncio.create_task(actor.add([i], entry(i).metadata, "w", i)) for i in (1, 2)]
+        blocked = [asyncio.create_task(actor.add([i], [entry(i).metadata], "w", i)) for i in (1, 2)]
         await asyncio.sleep(0.05)
         assert not any(task.done() for task in blocked), "what is lent takes room"
         counters = await actor.release(lease.id)
@@ -452,10 +452,10 @@ def test_the_actor_keeps_the_order_of_each_producer_whatever_order_its_calls_run
         calls = [(i, stream) for i in range(6) for stream in range(2)]
         random.Random(0).shuffle(calls)
         tasks = [
-            asyncio.create_task(actor.add([i], entry(i, env=stream).metadata, str(stream), i)) for i, stream in calls
+            asyncio.create_task(actor.add([i], [entry(i, env=stream).metadata], str(stream), i)) for i, stream in calls
         ]
         await asyncio.wait_for(asyncio.gather(*tasks), 5)
-        await asyncio.wait_for(actor.add([3], entry(3).metadata, "0", 3), 5)  # repeated
+        await asyncio.wait_for(actor.add([3], [entry(3).metadata], "0", 3), 5)  # repeated
         status = await actor.status()
         assert (status.ready, status.counters.inserted, status.counters.dropped) == (12, 12, 0)
         lease, _ = await actor.lease(12, 1.0)
@@ -467,12 +467,53 @@ def test_the_actor_keeps_the_order_of_each_producer_whatever_order_its_calls_run
     asyncio.run(scenario())
 
 
+def test_what_is_told_together_comes_in_as_far_as_there_is_room():
+    async def scenario():
+        actor = ReplayBufferActor(ReplayConfig(max_chunks=3), LENGTH, 0)
+        await actor.set_version("s", 1)
+
+        def add(*numbers):
+            return asyncio.create_task(actor.add(list(numbers), [entry(i).metadata for i in numbers], "w", numbers[0]))
+
+        later = add(5)
+        assert await add(0, 1, 2, 3, 4) == 3
+        rest = add(3, 4)
+        await asyncio.sleep(0.05)
+        assert not rest.done(), "there is no room for the first of them"
+        lease, _ = await actor.lease(1, 1.0)
+        await actor.release(lease.id)
+        assert await asyncio.wait_for(rest, 1.0) == 1
+        assert await add(2, 3) == 2, "they are there already"
+        assert not later.done(), "4 has not come"
+        lease, _ = await actor.lease(3, 1.0)
+        assert [e.reference for e in lease.entries] == [1, 2, 3]
+        await actor.release(lease.id)
+        assert (await add(4), await later) == (1, 1)
+        counters = (await actor.status()).counters
+        assert (counters.inserted, counters.duplicates, counters.trained, counters.held) == (6, 0, 4, 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_consumer_takes_what_it_waited_for_before_more_comes_in_than_there_is_room_for():
+    async def scenario():
+        actor = ReplayBufferActor(ReplayConfig(max_chunks=2), LENGTH, 0)
+        await actor.set_version("s", 1)
+        waiting = asyncio.create_task(actor.lease(2, 5.0))
+        await asyncio.sleep(0)
+        assert await actor.add(list(range(4)), [entry(i).metadata for i in range(4)], "w", 0) == 2
+        assert [e.reference for e in (await waiting)[0].entries] == [0, 1]
+        assert (await actor.status()).counters.over_limit == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_starving_consumer_lets_waiting_producers_in_and_nobody_else_does():
     async def scenario():
         actor = ReplayBufferActor(ReplayConfig(max_chunks=1, max_gib=1.5 / 1024), LENGTH, 0)
         await actor.set_version("s", 1)
-        await actor.add([0], entry(0).metadata, "w", 0)
-        blocked = asyncio.create_task(actor.add([1], entry(1).metadata, "w", 1))
+        await actor.add([0], [entry(0).metadata], "w", 0)
+        blocked = asyncio.create_task(actor.add([1], [entry(1).metadata], "w", 1))
         assert (await actor.lease(2, 0.05, ahead=1))[0] is None
         assert not blocked.done(), "the learner is at work: no need to exceed the budget"
         two, one = asyncio.create_task(actor.lease(2, 5.0)), asyncio.create_task(actor.lease(2, 0.1, ahead=1))

@@ -378,6 +378,27 @@ def test_what_a_dead_buffer_had_not_confirmed_goes_to_the_next_one_in_order(frag
     ray.kill(second)
 
 
+def test_what_is_there_together_is_told_together_and_again_as_far_as_there_was_no_room(fragments):
+    buffer = remote_buffer(max_chunks=1)
+    sender = FragmentSender(buffer, 9, lambda: False)
+    for number, fragment in enumerate(fragments, 1):
+        sender.send(fragment, more_follow=number < len(fragments))
+    assert len({delivery.call for delivery in sender._under_way}) == 1
+    flushed = threading.Thread(target=sender.flush)
+    flushed.start()
+    taken = []
+    while len(taken) < 4:  # two at a time: a chunk is all there is room for
+        lease, _ = ray.get(buffer.lease.remote(2, 20.0, 0))
+        taken += [entry.metadata.id for entry in lease.entries]
+        ray.get(buffer.release.remote(lease.id))
+    flushed.join(20)
+    assert not flushed.is_alive()
+    assert taken == [fragment.metadata.id for fragment in fragments[:4]]
+    counters = ray.get(buffer.status.remote()).counters
+    assert (counters.inserted, counters.duplicates, counters.over_limit) == (6, 0, 0)
+    ray.kill(buffer)
+
+
 def test_a_worker_that_must_end_abandons_what_nobody_takes(fragments):
     buffer = remote_buffer(max_chunks=1)
     must_end = threading.Event()
