@@ -13,7 +13,7 @@ import ray.exceptions
 
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.ray_failures import ACTOR_GONE
-from minestudio_jax.rollout.replay_buffer import Entry
+from minestudio_jax.rollout.replay_chunk import Entry
 
 _LOOK_S = 0.5  # how often a waiting reader looks whether it should stop
 _OBJECT_DEADLINE_S = 30.0  # without another fragment's data, of those that are being fetched

@@ -11,125 +11,16 @@ import itertools
 import random
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from minestudio_jax.config import ReplayConfig
-from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata
+from minestudio_jax.rollout.fragment import FragmentId
+from minestudio_jax.rollout.replay_chunk import Chunk, Entry, Lease
+from minestudio_jax.rollout.replay_counters import ReplayCounters
 
 _REMEMBERED = 256  # newest fragments of each environment that would be known again if they came twice
 _GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One fragment: where it is and what it is."""
-
-    reference: Any
-    metadata: FragmentMetadata
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Fragments lent to one consumer until it gives them back with `release`.
-
-    Attributes:
-      id: names the lease; unique over all buffers of a run.
-      entries: chunks one behind the other.
-    """
-
-    id: str
-    entries: Sequence[Entry]
-
-
-@dataclass(eq=False)
-class Chunk:
-    """Consecutive fragments of one environment that are sampled together.
-
-    Attributes:
-      entries: in the order in which they were played, all of one session.
-      version: oldest policy version in it.
-      uses: leases that it was part of, open ones included.
-      open_leases: leases that it is part of now.
-      trained: fragments that a consumer has used.
-      lost: fragments whose data no consumer can get.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    version: int = 2**63
-    uses: int = 0
-    open_leases: int = 0
-    trained: set[FragmentId] = field(default_factory=set)
-    lost: set[FragmentId] = field(default_factory=set)
-
-    @property
-    def session_id(self) -> str:
-        return self.entries[0].metadata.session_id
-
-    @property
-    def source(self) -> tuple[int, int, int]:
-        return self.entries[0].metadata.source
-
-    def append(self, entry: Entry) -> None:
-        """Takes the next fragment."""
-        self.entries.append(entry)
-        self.version = min(self.version, entry.metadata.version_first)
-
-
-@dataclass
-class ReplayCounters:
-    """Fragments since the start of the run's process. inserted = trained + expired + dropped + held, always.
-
-    Attributes:
-      inserted: received, each once.
-      inserted_steps: genuine steps in them.
-      held: in the buffer now, chunks being assembled and leased ones included.
-      held_bytes: of their arrays.
-      trained: left after having been trained on at least once.
-      expired: left unused because their policy version was too old.
-      dropped: left unused for another reason: another session, the buffer was full, a gap in a chunk, lost.
-      lost: the part of `dropped` whose data were gone: their producer died, or a buffer died that held them.
-      sampled: fragments lent to consumers and not given back unused, each time counted.
-      duplicates: received a second time and ignored; not in `inserted`.
-      over_limit: inserted beyond capacity or byte budget, because a consumer would have waited for ever.
-    """
-
-    inserted: int = 0
-    inserted_steps: int = 0
-    held: int = 0
-    held_bytes: int = 0
-    trained: int = 0
-    expired: int = 0
-    dropped: int = 0
-    lost: int = 0
-    sampled: int = 0
-    duplicates: int = 0
-    over_limit: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every fragment that was inserted is accounted for."""
-        return (
-            self.inserted == self.trained + self.expired + self.dropped + self.held
-            and 0 <= self.lost <= self.dropped
-            and min(self.inserted_steps, self.held, self.held_bytes, self.trained, self.expired, self.sampled) >= 0
-        )
-
-    def metrics(self) -> dict[str, float]:
-        """By metric name."""
-        return {
-            "replay/held_fragments": float(self.held),
-            "replay/held_bytes": float(self.held_bytes),
-            "replay/inserted_fragments": float(self.inserted),
-            "replay/trained_fragments": float(self.trained),
-            "replay/expired_fragments": float(self.expired),
-            "replay/dropped_fragments": float(self.dropped),
-            "replay/lost_fragments": float(self.lost),
-        }
-
-    def after_loss(self) -> ReplayCounters:
-        """The counters of a buffer that takes the place of one that died with all that it held."""
-        return replace(self, held=0, held_bytes=0, dropped=self.dropped + self.held, lost=self.lost + self.held)
 
 
 @dataclass

@@ -11,7 +11,9 @@ from typing import Any
 
 from minestudio_jax.config import ReplayConfig
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata
-from minestudio_jax.rollout.replay_buffer import Entry, Lease, ReplayBuffer, ReplayCounters
+from minestudio_jax.rollout.replay_buffer import ReplayBuffer
+from minestudio_jax.rollout.replay_chunk import Entry, Lease
+from minestudio_jax.rollout.replay_counters import ReplayCounters
 
 # Calls that may wait at a time: every worker has up to rollout.to_send_queue_size of them.
 MAX_CALLS = 100_000

@@ -16,8 +16,9 @@ from minestudio_jax.config import Config
 from minestudio_jax.rollout.fragment import FragmentId
 from minestudio_jax.rollout.placement import buffer_options
 from minestudio_jax.rollout.ray_failures import ACTOR_GONE
-from minestudio_jax.rollout.replay_buffer import Lease, ReplayCounters
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor, ReplayStatus
+from minestudio_jax.rollout.replay_chunk import Lease
+from minestudio_jax.rollout.replay_counters import ReplayCounters
 from minestudio_jax.utils.seeding import derived_seed
 
 NAMESPACE = "minestudio_jax"  # of Ray's, in which other hosts of the same run find the replay buffer

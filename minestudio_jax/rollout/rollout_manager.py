@@ -16,7 +16,8 @@ from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, Sample
 from minestudio_jax.rollout.fragment_reading import read_fragments
 from minestudio_jax.rollout.placement import room
 from minestudio_jax.rollout.policy_loading import PackedVersion
-from minestudio_jax.rollout.replay_buffer import Entry, Lease, ReplayCounters
+from minestudio_jax.rollout.replay_chunk import Entry, Lease
+from minestudio_jax.rollout.replay_counters import ReplayCounters
 from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 from minestudio_jax.rollout.worker_fleet import OnReport, WorkerFleet, WorkerStatus

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_reading import read_fragments
 from minestudio_jax.rollout.ray_failures import ACTOR_GONE
-from minestudio_jax.rollout.replay_buffer import Entry
+from minestudio_jax.rollout.replay_chunk import Entry
 from minestudio_jax.rollout.replay_service import NAMESPACE
 from minestudio_jax.rollout.rollout_manager import Lent, RolloutManager
 from minestudio_jax.run.conversation import Conversation, HostFailure

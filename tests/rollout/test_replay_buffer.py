@@ -10,8 +10,10 @@ import pytest
 
 from minestudio_jax.config import ReplayConfig
 from minestudio_jax.rollout.fragment import FragmentMetadata
-from minestudio_jax.rollout.replay_buffer import Entry, ReplayBuffer, ReplayCounters
+from minestudio_jax.rollout.replay_buffer import ReplayBuffer
 from minestudio_jax.rollout.replay_buffer_actor import ReplayBufferActor
+from minestudio_jax.rollout.replay_chunk import Entry
+from minestudio_jax.rollout.replay_counters import ReplayCounters
 
 LENGTH = 4
 BYTES = 2**20
