@@ -52,6 +52,9 @@ class SenderCounters:
     abandoned: int = 0
     store_full: int = 0
 
+    def __add__(self, other: SenderCounters) -> SenderCounters:
+        return SenderCounters(self.abandoned + other.abandoned, self.store_full + other.store_full)
+
 
 class Outbox:
     """A thread that delivers fragments, so that acting does not wait while they are stored.

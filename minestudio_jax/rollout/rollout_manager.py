@@ -12,6 +12,7 @@ import ray
 
 from minestudio_jax.config import Config, ConfigError, environments_deadline_s
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
+from minestudio_jax.rollout.fleet_member import WorkerStatus
 from minestudio_jax.rollout.fragment import FragmentId, FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_reading import read_fragments
 from minestudio_jax.rollout.placement import room
@@ -20,7 +21,7 @@ from minestudio_jax.rollout.replay_chunk import Entry, Lease
 from minestudio_jax.rollout.replay_counters import ReplayCounters
 from minestudio_jax.rollout.replay_service import ReplayService, RolloutFailure
 from minestudio_jax.rollout.rollout_worker import WorkerReport
-from minestudio_jax.rollout.worker_fleet import OnReport, WorkerFleet, WorkerStatus
+from minestudio_jax.rollout.worker_fleet import OnReport, WorkerFleet
 
 __all__ = ["SIGNAL_GRACE_S", "RolloutFailure", "RolloutManager", "RolloutStatus"]
 

@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import ray.exceptions
 
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.rollout.fleet_member import FleetMember, WorkerStatus
 from minestudio_jax.rollout.fragment_sender import SenderCounters
 from minestudio_jax.rollout.placement import give_back, reserve, room, worker_options
 from minestudio_jax.rollout.policy_loading import PackedVersion
@@ -24,80 +24,11 @@ from minestudio_jax.rollout.replay_service import RolloutFailure
 from minestudio_jax.rollout.rollout_actor import MAX_CALLS, ActorReport, RolloutActor
 from minestudio_jax.rollout.rollout_worker import WorkerReport
 
-_FIRST_BACKOFF_S = 0.5  # before a worker that died is started again; doubles with every death soon after
-_LONGEST_BACKOFF_S = 60.0
-_HEALTHY_AFTER_S = 60.0  # a worker that lived so long begins with the first back-off again
 _SAY_WAITING_AFTER_S = 15.0  # a process takes some seconds to be there, where there is room for it
 
 log = logging.getLogger(__name__)
 
 OnReport = Callable[[int, WorkerReport], None]
-
-
-@dataclass(frozen=True)
-class WorkerStatus:
-    """One rollout worker as it was last seen.
-
-    Attributes:
-      worker_id: its number; a worker that is replaced keeps it.
-      life: how many times it had been started before.
-      state: "waiting" (its process is not there: Ray has still to place or to start it), "starting" its environments,
-        "acting", "draining" or "dead" (about to be started again).
-      version: policy version it acts with; -1 before the first.
-      env_failures: since its start.
-      last_error: why it died last, or "".
-    """
-
-    worker_id: int
-    life: int
-    state: str
-    version: int
-    env_failures: int
-    last_error: str
-
-
-@dataclass
-class _Member:
-    """One worker through all its lives.
-
-    Attributes:
-      place: reserved for it by Ray; None if it needs nothing.
-      actor: of this life; None while dead.
-      started_at, asked_at: `time.monotonic()`.
-      waiting_said: the log says that this life waits for its process.
-      answered: the actor has answered a report once, so it has been placed and runs.
-      call: the report that is waited for.
-      told: newest version it was told of, by `telling`, a call that it answers at once.
-      permitted: number of the last permission it was given.
-      restart_at: when a dead one is started again.
-      drain: the call that drains it, until it is answered, at `drained_at`; the worker is killed after `drain_until`.
-      rests: it was, at its last report, done with what it was permitted.
-      sender: of this life.
-    """
-
-    worker_id: int
-    place: Any
-    life: int = 0
-    state: str = "waiting"
-    actor: Any = None
-    started_at: float = 0.0
-    waiting_said: bool = False
-    answered: bool = False
-    call: Any = None
-    asked_at: float = 0.0
-    told: int = -1
-    telling: Any = None
-    permitted: int = 0
-    restart_at: float = 0.0
-    backoff_s: float = _FIRST_BACKOFF_S
-    drain: Any = None
-    drain_until: float = 0.0
-    drained_at: float = 0.0
-    version: int = -1
-    env_failures: int = 0
-    last_error: str = ""
-    rests: bool = False
-    sender: SenderCounters = field(default_factory=SenderCounters)
 
 
 class WorkerFleet:
@@ -118,9 +49,9 @@ class WorkerFleet:
         self._lock = threading.Lock()
         self._published: tuple[int, Path | PackedVersion] | None = None
         self._permission = (0, 0, 0)  # its number, and what RolloutWorker.permit takes
-        self._members: dict[int, _Member] = {}
+        self._members: dict[int, FleetMember] = {}
         self._lives: dict[int, int] = {}  # of the next start, of workers that are gone as well
-        self._gone = SenderCounters()  # of actors that are gone
+        self._gone = SenderCounters()  # of workers that were removed
         self.target = config.rollout.num_rollout_workers
         self.restarts = 0
         self.placed = False  # some worker has had a process
@@ -132,15 +63,12 @@ class WorkerFleet:
         """Every worker, by number."""
         with self._lock:
             members = sorted(self._members.values(), key=lambda m: m.worker_id)
-            return [
-                WorkerStatus(m.worker_id, m.life, m.state, m.version, m.env_failures, m.last_error) for m in members
-            ]
+            return [member.status for member in members]
 
     def counters(self) -> SenderCounters:
         """Of all workers since the start of the run's process."""
         with self._lock:
-            senders = [self._gone, *(m.sender for m in self._members.values())]
-        return SenderCounters(sum(s.abandoned for s in senders), sum(s.store_full for s in senders))
+            return sum((member.delivery for member in self._members.values()), self._gone)
 
     def is_gone(self, worker_id: int, life: int) -> bool:
         """Whether that life of a worker is over, and what it stored with it."""
@@ -160,7 +88,7 @@ class WorkerFleet:
             self._published = (version, where)
             members = list(self._members.values())
         for member in members:
-            self._tell(member)
+            member.tell(version, where)
 
     def permit(self, version: int, num_fragments: int) -> None:
         """With rollout.synchronous: lets every worker finish that many fragments more, with that version or a newer.
@@ -168,17 +96,10 @@ class WorkerFleet:
         A worker that does not act yet gets the last permission when it does.
         """
         with self._lock:
-            self._permission = (self._permission[0] + 1, version, num_fragments)
+            permission = self._permission = (self._permission[0] + 1, version, num_fragments)
             members = list(self._members.values())
         for member in members:
-            self._allow(member)
-
-    def _allow(self, member: _Member) -> None:
-        with self._lock:
-            number, version, num_fragments = self._permission
-            if member.state == "acting" and member.permitted < number:
-                member.permitted = number
-                member.actor.permit.remote(version, num_fragments)
+            member.permit(*permission)
 
     def rewire(self, replay_buffer: Any, life: int) -> None:
         """Has all workers deliver to another replay buffer, the one after `life` others."""
@@ -204,19 +125,17 @@ class WorkerFleet:
         for member in list(self._members.values()):
             if member.state == "dead" and now >= member.restart_at:
                 self._start(member)
-            if member.actor is not None and member.call is None:
-                member.call, member.asked_at = member.actor.report.remote(), time.monotonic()
-            self._tell(member)
-            self._allow(member)
+            member.ask()
+            self._catch_up(member)
         calls = [m.call for m in self._members.values() if m.call is not None] + others
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=wait_s)
-        died: list[tuple[_Member, str]] = []
-        never_there: list[tuple[_Member, str]] = []
+        died: list[tuple[FleetMember, str]] = []
+        never_there: list[tuple[FleetMember, str]] = []
         for member in list(self._members.values()):
             try:
                 if member.call in ready:
                     self._take_report(member, on_report)
-                elif reason := self._overdue(member):
+                elif reason := member.overdue(self._config):
                     (died if member.answered else never_there).append((member, reason))
             except ACTOR_GONE as error:
                 ran = member.answered or not _went_with_its_node(error)
@@ -251,47 +170,27 @@ class WorkerFleet:
             ray.kill(member.actor)
 
     def _add(self, worker_id: int) -> None:
-        member = _Member(worker_id, reserve(self._config.rollout), self._lives.get(worker_id, 0))
+        member = FleetMember(worker_id, reserve(self._config.rollout), self._lock, self._lives.get(worker_id, 0))
         self._start(member)
         with self._lock:
             self._members[worker_id] = member
 
-    def _start(self, member: _Member) -> None:
+    def _start(self, member: FleetMember) -> None:
         self._lives[member.worker_id] = member.life + 1
-        with self._lock:
-            self._gone = _sum(self._gone, member.sender)
-            member.sender, member.version, member.env_failures = SenderCounters(), -1, 0
-            member.state, member.answered, member.call = "waiting", False, None
-            member.waiting_said = False
-            member.told, member.telling, member.permitted = -1, None, 0
-            member.started_at = time.monotonic()
-            member.actor = (
-                ray.remote(RolloutActor)
-                .options(**worker_options(self._config.rollout, member.place), max_concurrency=MAX_CALLS)
-                .remote(
-                    self._config,
-                    member.worker_id,
-                    member.life,
-                    self._session_id,
-                    self._log_dir,
-                    self._replay_buffer,
-                )
-            )
+        options = worker_options(self._config.rollout, member.place)
+        actor = ray.remote(RolloutActor).options(**options, max_concurrency=MAX_CALLS)
+        identity = (member.worker_id, member.life, self._session_id)
+        member.start(lambda: actor.remote(self._config, *identity, self._log_dir, self._replay_buffer))
 
-    def _tell(self, member: _Member) -> None:
-        """Tells a worker of the newest version, unless it has still to answer for the last one."""
+    def _catch_up(self, member: FleetMember) -> None:
+        """Tells a worker what it could not be told when the others were."""
         with self._lock:
-            if self._published is None or member.actor is None or not member.answered:
-                return
-            version, where = self._published
-            if member.told >= version:
-                return
-            if member.telling is not None and not ray.wait([member.telling], timeout=0)[0]:
-                return
-            member.told = version
-            member.telling = member.actor.load_policy.remote(version, where)
+            published, permission = self._published, self._permission
+        if published is not None:
+            member.tell(*published)
+        member.permit(*permission)
 
-    def _take_report(self, member: _Member, on_report: OnReport) -> None:
+    def _take_report(self, member: FleetMember, on_report: OnReport) -> None:
         call, member.call = member.call, None
         report: ActorReport = ray.get(call)
         self.placed = True
@@ -301,40 +200,16 @@ class WorkerFleet:
                 f"the environments of rollout worker {member.worker_id} differ from those of the others: {report.spec} "
                 f"and {self.spec}; the machines must have the same env.factory and tasks"
             )
-        with self._lock:
-            if member.state != "draining":
-                member.state = report.state
-            member.answered = True
-        if time.monotonic() - member.started_at > _HEALTHY_AFTER_S:
-            member.backoff_s = _FIRST_BACKOFF_S
-        self._tell(member)
-        self._allow(member)
+        member.is_there(report.state)
+        self._catch_up(member)
         self._note(member, report, on_report)
 
-    def _note(self, member: _Member, report: ActorReport, on_report: OnReport) -> None:
-        with self._lock:
-            member.sender, member.rests = report.sender, report.rests
-            if report.worker is not None:
-                member.version = report.worker.version
-                member.env_failures += sum(report.worker.env_failures.values())
+    def _note(self, member: FleetMember, report: ActorReport, on_report: OnReport) -> None:
+        member.note(report)
         for warning in report.warnings:
             log.warning("rollout worker %d: %s", member.worker_id, warning)
         if report.worker is not None:
             on_report(member.worker_id, report.worker)
-
-    def _overdue(self, member: _Member) -> str:
-        """Why a worker is no longer waited for; empty if it is."""
-        if member.call is None:
-            return ""
-        rollout, waited_s = self._config.rollout, time.monotonic() - member.asked_at
-        if member.answered and waited_s > rollout.report_deadline_s:
-            return f"it did not report within rollout.report_deadline_s={rollout.report_deadline_s:g}"
-        if not member.answered and waited_s > self._config.run.start_deadline_s:
-            return (
-                f"its process was not there within run.start_deadline_s={self._config.run.start_deadline_s:g}, "
-                f"{room(rollout, 1)}"
-            )
-        return ""
 
     def _say_who_waits(self) -> None:
         """Says, once for each start, which workers have no process long after they were started."""
@@ -352,7 +227,7 @@ class WorkerFleet:
                 room(self._config.rollout, len(late)),
             )
 
-    def _count_restart(self, member: _Member, reason: str) -> None:
+    def _count_restart(self, member: FleetMember, reason: str) -> None:
         if member.state == "draining":
             return
         limit = self._config.rollout.max_worker_restarts
@@ -362,25 +237,21 @@ class WorkerFleet:
             )
         self.restarts += 1
 
-    def _end(self, member: _Member) -> None:
+    def _end(self, member: FleetMember) -> None:
         """Kills a worker that died, as far as anybody can tell, and has the buffer forget what died with it."""
         # It may hang, or be cut off with its whole node, and would go on if it came back.
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(member.actor)
         self._replay_buffer.lose.remote(member.worker_id, member.life)
 
-    def _bury(self, member: _Member, reason: str) -> None:
+    def _bury(self, member: FleetMember, reason: str) -> None:
         self._end(member)
         if member.state == "draining":
             log.warning("rollout worker %d died while it was drained: %s", member.worker_id, reason)
             self._remove(member)
             return
         log.warning("rollout worker %d died and is started again: %s", member.worker_id, reason)
-        with self._lock:
-            member.state, member.last_error, member.actor, member.call = "dead", reason, None, None
-            member.life += 1
-            member.restart_at = time.monotonic() + member.backoff_s
-            member.backoff_s = min(2 * member.backoff_s, _LONGEST_BACKOFF_S)
+        member.die(reason)
 
     def _resize(self) -> None:
         """Adds or drains workers until as many as are wanted remain."""
@@ -394,17 +265,13 @@ class WorkerFleet:
         for worker_id in staying[self.target :]:
             self._drain(self._members[worker_id])
 
-    def _drain(self, member: _Member) -> None:
+    def _drain(self, member: FleetMember) -> None:
         if member.actor is None or not member.answered:  # it has nothing to deliver, and may never have been placed
             if member.actor is not None:
                 ray.kill(member.actor)
             self._remove(member)
             return
-        deadline_s = self._config.rollout.drain_deadline_s
-        with self._lock:
-            member.state = "draining"
-            member.drain_until = time.monotonic() + deadline_s
-            member.drain = member.actor.drain.remote(deadline_s)
+        member.begin_to_drain(self._config.rollout.drain_deadline_s)
 
     def end_drained(self, on_report: OnReport, producers: set[tuple[int, int]], looked_at: float) -> None:
         """Ends the workers that were drained, once nobody needs what they delivered: their data die with them.
@@ -435,17 +302,13 @@ class WorkerFleet:
             self._end(member)
             self._remove(member)
 
-    def _remove(self, member: _Member) -> None:
+    def _remove(self, member: FleetMember) -> None:
         with self._lock:
             del self._members[member.worker_id]
-            self._gone = _sum(self._gone, member.sender)
+            self._gone += member.delivery
         give_back(member.place)
 
 
 def _went_with_its_node(error: ray.exceptions.RayError) -> bool:
     """Whether Ray had placed an actor on a node that is gone, which it does until it notices."""
     return "its node has died" in str(error)  # Ray hands the reason on as text only
-
-
-def _sum(a: SenderCounters, b: SenderCounters) -> SenderCounters:
-    return SenderCounters(a.abandoned + b.abandoned, a.store_full + b.store_full)

@@ -18,12 +18,12 @@ from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.mesh_shape import sized_replay
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, make_pool
+from minestudio_jax.rollout.fleet_member import WorkerStatus
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.replay_buffer import ReplayBuffer
 from minestudio_jax.rollout.replay_chunk import Entry
 from minestudio_jax.rollout.rollout_manager import RolloutStatus
 from minestudio_jax.rollout.rollout_worker import RolloutWorker
-from minestudio_jax.rollout.worker_fleet import WorkerStatus
 from minestudio_jax.run.hosts import LeadHost
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
