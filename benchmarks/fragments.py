@@ -1,9 +1,10 @@
 """How fast fragments go from the last step of a worker to a batch that the learner can use.
 
-    python benchmarks/fragments.py [--fragments=16] [--steps=256] [--size=128] [--repetitions=12]
+    python benchmarks/fragments.py [--fragments=16] [--steps=256] [--size=128] [--apart_ms=0] [--repetitions=12]
 
-A Ray actor stands for a rollout worker: it has complete fragments and hands them over as one does. The time runs from
-there until the batch is on the learner's device: Ray's object store, the replay buffer, the lease, stacking, placing.
+A Ray actor stands for a rollout worker: it has complete fragments and hands them over as one does, all at once, as
+environments in lockstep end theirs, or one after the other, as others do. The time runs from the last step of the last
+one until the batch is on the learner's device: Ray's object store, the replay buffer, the lease, stacking, placing.
 In turns with it, in the learner's process, a plain copy of the same bytes from warm memory to warm memory. The first
 repetitions are not counted: memory that is touched for the first time is slow, and a run soon uses its own again.
 """
@@ -56,17 +57,20 @@ class Producer:
         self._fragments = [fragment(env_id, steps, size) for env_id in range(count)]
         self._outbox = Outbox(FragmentSender(buffer, count + 1, lambda: False), traceback.print_exception)
 
-    def hand_over(self, index: int) -> float:
-        """Everything it has, as fragment `index` of each environment; when it began, `time.time()`."""
+    def hand_over(self, index: int, apart_s: float) -> float:
+        """Everything it has, as fragment `index` of each environment; when the last was there, `time.time()`."""
         steps = self._fragments[0].length
         fragments = [
             replace(f, metadata=replace(f.metadata, fragment_index=index, start_step=index * steps))
             for f in self._fragments
         ]
-        began = time.time()
-        for one in fragments:
+        there = time.time()
+        for number, one in enumerate(fragments):
+            if apart_s and number:
+                time.sleep(max(0.0, there + apart_s - time.time()))
+                there = time.time()
             assert self._outbox.offer(one, 60.0), "nobody delivers any more"
-        return began
+        return there
 
 
 def main() -> None:
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--fragments", type=int, default=16)
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--size", type=int, default=128, help="pixels, height and width")
+    parser.add_argument("--apart_ms", type=float, default=0.0, help="between the last steps of two fragments")
     parser.add_argument("--repetitions", type=int, default=12)
     arguments = parser.parse_args()
     count = arguments.fragments
@@ -102,7 +107,7 @@ def main() -> None:
             begin = time.perf_counter()
             np.copyto(target, source)
             copying.append(time.perf_counter() - begin)
-            handed_over = producer.hand_over.remote(index)
+            handed_over = producer.hand_over.remote(index, arguments.apart_ms / 1000)
             loaded = loader.next(60.0)
             assert loaded is not None, "nothing came within a minute"
             jax.block_until_ready(loaded.batch)
@@ -113,7 +118,8 @@ def main() -> None:
         ray_cluster.stop_ray()
     way, copy = statistics.median(took[WARM_UP:]), statistics.median(copying[WARM_UP:])
     print(
-        f"{time.strftime('%Y-%m-%d')}: {count} fragments, {num_bytes / 1e6:.0f} MB: {num_bytes / way / 1e9:.2f} GB/s "
+        f"{time.strftime('%Y-%m-%d')}: {count} fragments, {num_bytes / 1e6:.0f} MB, {arguments.apart_ms:g} ms apart: "
+        f"{num_bytes / way / 1e9:.2f} GB/s "
         f"(best {num_bytes / min(took[WARM_UP:]) / 1e9:.2f}), copy {num_bytes / copy / 1e9:.2f} GB/s "
         f"(best {num_bytes / min(copying) / 1e9:.2f}): {copy / way:.0%} of a copy's speed"
     )
