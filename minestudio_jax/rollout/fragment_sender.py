@@ -98,20 +98,22 @@ class Outbox:
                     continue
                 if fragment is None:
                     break
-                self._sender.send(fragment, more_follow=not self._queue.empty())
+                self._sender.store(fragment)
+                if self._queue.empty():  # otherwise the buffer is told of the next one, too, in one call
+                    self._sender.tell()
             self._sender.flush()
         except Exception as error:  # told by the worker's next report
             self._on_error(error)
 
 
 class FragmentSender:
-    """Stores fragments and tells the buffer of them. `send` and `flush` are called from one thread.
+    """Stores fragments and tells the buffer of them, all from one thread but for what says otherwise.
 
     A buffer that died is waited for: everything that it had not confirmed is told to the next one again.
 
     Args:
       buffer: handle of the ReplayBufferActor.
-      queue_size: fragments under way before `send` waits.
+      queue_size: fragments under way before `store` waits.
       must_end: says that the worker has no more time to wait.
     """
 
@@ -137,13 +139,8 @@ class FragmentSender:
             self._newest = (life, buffer)
             self._new_buffer.set()
 
-    def send(self, fragment: SampleFragment, more_follow: bool = False) -> None:
-        """Hands a fragment over; waits while too many are under way, or the object store is full.
-
-        Args:
-          fragment: what to send.
-          more_follow: the next one is there already: the buffer is told of both together.
-        """
+    def store(self, fragment: SampleFragment) -> None:
+        """Takes a fragment, of which the buffer will be told; waits while too many are under way, or for room."""
         while len(self._under_way) >= self._queue_size and not self._must_end():
             self._settle(_WAIT_S)
         fragment = fragment.sized()
@@ -152,8 +149,10 @@ class FragmentSender:
             self.abandon()
             return
         self._under_way.append(_Delivery(reference, fragment.metadata))
-        if not more_follow:
-            self._tell_of_new()
+
+    def tell(self) -> None:
+        """Tells the buffer of what has been stored since it was told last; does not wait."""
+        self._tell([delivery for delivery in self._under_way if delivery.call is None])
 
     def attend(self) -> None:
         """Notes what has been delivered, and tells a new buffer of what has not; does not wait."""
@@ -181,7 +180,7 @@ class FragmentSender:
         if self._newest[1] is not self._buffer:
             self._buffer, self._stream, self._told = self._newest[1], uuid.uuid4().hex, 0
             self._tell(self._under_way)
-        self._tell_of_new()
+        self.tell()
         calls = list(dict.fromkeys(delivery.call for delivery in self._under_way))
         if timeout_s:
             ray.wait(calls, timeout=timeout_s)
@@ -201,10 +200,6 @@ class FragmentSender:
             self._new_buffer.wait(timeout_s)
             for deliveries in refused:
                 self._tell(deliveries)
-
-    def _tell_of_new(self) -> None:
-        """Tells the buffer of what it has not been told of."""
-        self._tell([delivery for delivery in self._under_way if delivery.call is None])
 
     def _tell(self, deliveries: Sequence[_Delivery]) -> None:
         """Tells the present buffer of one behind the other; what it has been told already it knows by the numbers."""

@@ -21,7 +21,7 @@ from minestudio_jax.config import Config, EnvConfig, PolicyConfig, ReplayConfig,
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout import fragment_sender, rollout_actor, rollout_manager
-from minestudio_jax.rollout.fragment_sender import FragmentSender
+from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
 from minestudio_jax.rollout.replay_service import NAMESPACE
 from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
@@ -359,7 +359,8 @@ def test_what_a_dead_buffer_had_not_confirmed_goes_to_the_next_one_in_order(frag
     first = remote_buffer(max_chunks=1)
     sender = FragmentSender(first, 9, lambda: False)
     for fragment in fragments:
-        sender.send(fragment)
+        sender.store(fragment)
+        sender.tell()
     # Two are in, the others wait for room.
     assert wait_until(lambda: ray.get(first.status.remote()).counters.inserted == 2), ray.get(first.status.remote())
     sender._settle(0.5)
@@ -381,8 +382,9 @@ def test_what_a_dead_buffer_had_not_confirmed_goes_to_the_next_one_in_order(frag
 def test_what_is_there_together_is_told_together_and_again_as_far_as_there_was_no_room(fragments):
     buffer = remote_buffer(max_chunks=1)
     sender = FragmentSender(buffer, 9, lambda: False)
-    for number, fragment in enumerate(fragments, 1):
-        sender.send(fragment, more_follow=number < len(fragments))
+    for fragment in fragments:
+        sender.store(fragment)
+    sender.tell()
     assert len({delivery.call for delivery in sender._under_way}) == 1
     flushed = threading.Thread(target=sender.flush)
     flushed.start()
@@ -399,12 +401,41 @@ def test_what_is_there_together_is_told_together_and_again_as_far_as_there_was_n
     ray.kill(buffer)
 
 
+def test_an_outbox_tells_when_nothing_more_is_at_hand():
+    events, may_store = [], threading.Semaphore(0)
+
+    class Sender:
+        def store(self, fragment):
+            assert may_store.acquire(timeout=10)
+            events.append(fragment)
+
+        def tell(self):
+            events.append("told")
+
+        def flush(self):
+            events.append("flushed")
+
+    outbox = Outbox(Sender(), lambda error: events.append(error))
+    for fragment in ("a", "b", "c"):  # there is room for one, behind the one that is being stored
+        assert outbox.offer(fragment, 10)
+        if fragment != "a":
+            may_store.release()
+    may_store.release()
+    assert wait_until(lambda: events == ["a", "b", "c", "told"], 10), events
+    may_store.release()
+    assert outbox.offer("d", 10)
+    outbox.close()
+    assert events[4] == "d"
+    assert events[-1] == "flushed"
+
+
 def test_a_worker_that_must_end_abandons_what_nobody_takes(fragments):
     buffer = remote_buffer(max_chunks=1)
     must_end = threading.Event()
     sender = FragmentSender(buffer, 9, must_end.is_set)
     for fragment in fragments[:4]:
-        sender.send(fragment)
+        sender.store(fragment)
+        sender.tell()
     assert wait_until(lambda: ray.get(buffer.status.remote()).counters.inserted == 2)
     must_end.set()
     sender.flush()
@@ -425,7 +456,7 @@ def test_a_full_object_store_makes_the_worker_wait_and_say_so(fragments, monkeyp
     monkeypatch.setattr(fragment_sender, "_SAY_FULL_AFTER_S", 0.1)
     monkeypatch.setattr(ray, "put", full)
     sender = FragmentSender(buffer, 9, lambda: False)
-    sender.send(fragments[0])
+    sender.store(fragments[0])
     sender.flush()
     assert sender.counters.store_full == 4
     assert ray.get(buffer.status.remote()).counters.inserted == 1
@@ -433,6 +464,6 @@ def test_a_full_object_store_makes_the_worker_wait_and_say_so(fragments, monkeyp
     assert "run.object_store_gib" in warning
     monkeypatch.setattr(ray, "put", lambda value: full(attempts.clear()))
     ending = FragmentSender(buffer, 9, lambda: True)
-    ending.send(fragments[1])
+    ending.store(fragments[1])
     assert ending.counters.abandoned == 1
     ray.kill(buffer)
