@@ -31,7 +31,8 @@ from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.trainer.batch import FragmentBatch, abstract_batch
 from minestudio_jax.trainer.cost import Cost, cost_of, peak_flops
 from minestudio_jax.trainer.schedules import coefficients

@@ -39,7 +39,8 @@ from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.rollout.heap_variables import HEAP_VARIABLES
 from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PolicyLoader, pack
 from minestudio_jax.run import ray_cluster

@@ -26,7 +26,8 @@ from learner import random_batch
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs import actions
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.abstract import abstract_state, device_bytes, shardings_of
 from minestudio_jax.trainer.schedules import coefficients

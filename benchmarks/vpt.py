@@ -30,7 +30,9 @@ import numpy as np
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.envs import actions
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import BIAS_TERMS, VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
+from minestudio_jax.policies.vpt_transformer import BIAS_TERMS
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.trainer.batch import abstract_batch
 from minestudio_jax.trainer.cost import peak_flops

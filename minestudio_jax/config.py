@@ -163,7 +163,8 @@ class PolicyConfig:
     channels: tuple[int, ...] = _setting((16, 32, 32), "Channels of the IMPALA stacks; each halves the image.", lower=1)
     hidden_size: int = _setting(256, "Width of the IMPALA network's embedding and memory.", lower=1)
     vpt: dict[str, Any] = _setting(
-        {}, "JSON object: sizes of the VPT network that differ from the 1x model's, by the names in policies/vpt.py."
+        {},
+        "JSON object: sizes of the VPT network that differ from the 1x model's, by the names in policies/vpt_shape.py.",
     )
     vpt_model: str = _setting(
         "", "OpenAI's .model file, or a folder made by convert, from which the VPT network's sizes are read."

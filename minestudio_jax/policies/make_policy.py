@@ -13,7 +13,8 @@ from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.policies.pretrained import WeightsError, load_weights, read_model_file, shape_from_json
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.utils.imports import load_factory
 
 

@@ -23,7 +23,9 @@ from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.policy import Params
 from minestudio_jax.policies.torch_files import read_plain_pickle, read_torch_file, write_torch_file
 from minestudio_jax.policies.value_normalizer import ValueStatistics
-from minestudio_jax.policies.vpt import BIAS_TERMS, VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
+from minestudio_jax.policies.vpt_transformer import BIAS_TERMS
 from minestudio_jax.utils import policy_store
 
 _LIGHTNING_PREFIX = "mine_policy."

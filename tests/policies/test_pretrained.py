@@ -20,7 +20,7 @@ from minestudio_jax.policies.pretrained import (
     write_model_file,
 )
 from minestudio_jax.policies.torch_files import UnsafeFileError, read_torch_file, write_torch_file
-from minestudio_jax.policies.vpt import VPTShape
+from minestudio_jax.policies.vpt_shape import VPTShape
 from tests.policies.vpt_golden import rebuilt
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from minestudio_jax.envs.env import ArraySpec
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 
 SHAPE = VPTShape(24, 3, 2, 6, 2, (4, 4), (16, 16))
 STEPS = 14

@@ -12,7 +12,8 @@ import pytest
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.pretrained import flattened, layout, load_vpt, spec_of
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from tests.policies.vpt_golden import check_against_reference, close, memory_of
 
 pytestmark = pytest.mark.optimized

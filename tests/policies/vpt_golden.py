@@ -14,7 +14,8 @@ import numpy as np
 
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.pretrained import load_vpt, spec_of
-from minestudio_jax.policies.vpt import BlockMemory, VPTPolicy
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_transformer import BlockMemory
 
 # float32 on the CPU, and float64, against the reference evaluated in float64 (whose log-softmax is float32).
 TOLERANCE = {"float32": {"logits": 3e-4, "rest": 2e-4}, "float64": {"logits": 1e-5, "rest": 2e-6}}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.rollout.inference import Inference
 
 SHAPE = VPTShape(16, 2, 2, 4, 2, (4, 4), (8, 8))

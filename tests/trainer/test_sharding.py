@@ -25,7 +25,8 @@ from functools import partial
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
 from minestudio_jax.policies.pretrained import spec_of
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import stack_fragments
 from minestudio_jax.trainer.cost import flop_of

@@ -17,7 +17,8 @@ import pytest
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
-from minestudio_jax.policies.vpt import VPTPolicy, VPTShape
+from minestudio_jax.policies.vpt import VPTPolicy
+from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.trainer.batch import abstract_batch, stack_fragments
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.sharding import make_mesh
