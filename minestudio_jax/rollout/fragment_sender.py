@@ -190,10 +190,12 @@ class FragmentSender:
             deliveries = list(told)
             if call in done:
                 try:
-                    deliveries = deliveries[ray.get(call) :]
-                    self._tell(deliveries)  # there was no room for them
+                    taken = ray.get(call)
                 except ACTOR_GONE:
                     refused.append(deliveries)
+                else:
+                    deliveries = deliveries[taken:]
+                    self._tell(deliveries)  # there was no room for them
             kept += deliveries
         self._under_way = kept
         if refused:
