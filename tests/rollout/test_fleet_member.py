@@ -56,7 +56,22 @@ def test_a_new_life_begins_without_what_the_last_one_said_and_what_was_delivered
     assert (member.version, member.env_failures, member.rests) == (-1, 0, False), "it has done nothing yet"
     assert member.delivery == SenderCounters(3, 40)
     member.note(report(5, 6, rests=False))
+    member.die("of heat")
+    member.start(Actor)
     assert member.delivery == SenderCounters(8, 46)
+
+
+def test_a_new_life_is_told_again():
+    first, second = Actor(), Actor()
+    member = member_that_acts(first)
+    member.tell(4, "a")
+    member.permit(2, 4, 8)
+    member.die("of cold")
+    member.start(lambda: second)
+    member.is_there("acting")
+    member.tell(4, "a")
+    member.permit(2, 4, 8)
+    assert second.calls == first.calls == [("load_policy", 4, "a"), ("permit", 4, 8)]
 
 
 def test_who_dies_again_soon_waits_twice_as_long_and_who_lived_a_while_does_not(now):
