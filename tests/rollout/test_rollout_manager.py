@@ -38,7 +38,8 @@ CONFIG = Config(
     rollout=RolloutConfig(
         num_envs=2, inference_batch_size=2, fragment_length=LENGTH, report_deadline_s=5.0, drain_deadline_s=20.0
     ),
-    replay=ReplayConfig(max_chunks=8, max_staleness=100, when_full="drop_oldest", max_restarts=3),
+    # As much as workers play in some seconds: on a busy machine a test may come that late for what it waits for.
+    replay=ReplayConfig(max_chunks=64, max_staleness=100, when_full="drop_oldest", max_restarts=3),
 )
 VERSION_SPEC = EnvironmentSpec({"image": ArraySpec((4, 4, 3), "uint8")}, {"choice": 4})
 
@@ -161,7 +162,7 @@ def test_what_other_hosts_read_is_lent_until_all_have_theirs_and_what_is_lost_is
 
 @either_way
 def test_a_replay_buffer_that_dies_is_replaced_and_what_it_held_is_lost(manager, for_want_of_memory):
-    wait_until(lambda: manager.replay_counters.held == 8, 30)
+    assert wait_until(lambda: manager.replay_counters.held >= 8, 30), manager.status()
     before = manager.status()
     waiting = threading.Thread(target=fetch, args=(manager, 8))  # more than there may be
     (pid,) = processes("ReplayBufferActor")
