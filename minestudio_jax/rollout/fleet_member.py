@@ -96,7 +96,7 @@ class FleetMember:
     former_senders: SenderCounters = field(default_factory=SenderCounters)
 
     @property
-    def delivery(self) -> SenderCounters:
+    def sender_total(self) -> SenderCounters:
         """Of all lives; the lock is the caller's."""
         return self.former_senders + self.sender
 
@@ -108,7 +108,7 @@ class FleetMember:
     def start(self, new_actor: Callable[[], Any]) -> None:
         """Begins a life."""
         with self.lock:
-            self.former_senders, self.sender = self.delivery, SenderCounters()
+            self.former_senders, self.sender = self.sender_total, SenderCounters()
             self.version, self.env_failures, self.rests = -1, 0, False
             self.state, self.answered, self.call, self.waiting_said = "waiting", False, None, False
             self.told, self.telling, self.permitted = -1, None, 0

@@ -68,7 +68,7 @@ class WorkerFleet:
     def counters(self) -> SenderCounters:
         """Of all workers since the start of the run's process."""
         with self._lock:
-            return sum((member.delivery for member in self._members.values()), self._gone)
+            return sum((member.sender_total for member in self._members.values()), self._gone)
 
     def is_gone(self, worker_id: int, life: int) -> bool:
         """Whether that life of a worker is over, and what it stored with it."""
@@ -305,7 +305,7 @@ class WorkerFleet:
     def _remove(self, member: FleetMember) -> None:
         with self._lock:
             del self._members[member.worker_id]
-            self._gone += member.delivery
+            self._gone += member.sender_total
         give_back(member.place)
 
 

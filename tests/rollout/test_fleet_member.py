@@ -54,11 +54,11 @@ def test_a_new_life_begins_without_what_the_last_one_said_and_what_was_delivered
     member.start(Actor)
     member.is_there("acting")
     assert (member.version, member.env_failures, member.rests) == (-1, 0, False), "it has done nothing yet"
-    assert member.delivery == SenderCounters(3, 40)
+    assert member.sender_total == SenderCounters(3, 40)
     member.note(report(5, 6, rests=False))
     member.die("of heat")
     member.start(Actor)
-    assert member.delivery == SenderCounters(8, 46)
+    assert member.sender_total == SenderCounters(8, 46)
 
 
 def test_a_new_life_is_told_again():
