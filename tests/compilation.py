@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from minestudio_jax.utils.xla_flags import CPU_VECTORS
+
 # Most programs here run once, and compiling is what takes time: it is done without most optimisations, and by the older of
 # XLA's two emitters of fused code, which then takes half as long as the newer one.
 QUICK_COMPILATION = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+    "XLA_FLAGS": f"--xla_cpu_use_fusion_emitters=false {CPU_VECTORS}",
 }

@@ -61,14 +61,13 @@ def _halved(x: jax.Array, axis: int) -> jax.Array:
 def _doubled(x: jax.Array, dy: jax.Array, axis: int) -> jax.Array:
     """The gradient of `_halved(x, axis)`: which of the three pixels was taken gets it."""
     before, even, odd = _neighbours(x, axis)
-    first = _larger(before, even)
-    nothing = jnp.zeros((), dy.dtype)
-    from_odd = ~(odd <= first)
-    from_before = (even <= before) & ~from_odd
+    # Factors of 0 and 1: choices by what was compared would be branches, which random pixels make a CPU guess wrongly.
+    from_odd = (odd > jnp.maximum(before, even)).astype(dy.dtype)
+    from_before = (before >= even).astype(dy.dtype) * (1 - from_odd)
     # Pixel 2i - 1 as the window's first is the odd one of the pair before.
-    dbefore = lax.optimization_barrier(_shifted(jnp.where(from_before, dy, nothing), axis, -1, nothing))
-    deven = jnp.where(from_before | from_odd, nothing, dy)
-    dodd = jnp.where(from_odd, dy, nothing) + dbefore
+    dbefore = lax.optimization_barrier(_shifted(from_before * dy, axis, -1, jnp.zeros((), dy.dtype)))
+    deven = (1 - from_odd - from_before) * dy
+    dodd = from_odd * dy + dbefore
     pairs = lax.optimization_barrier(jnp.stack([deven, dodd], axis + 1))
     dx = pairs.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
     return lax.slice_in_dim(dx, 0, x.shape[axis], axis=axis)

@@ -1,0 +1,52 @@
+"""What XLA is told, and that it does it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from minestudio_jax.utils.xla_flags import CPU_VECTORS, use_cpu_vectors
+
+# Sixteen channels of pixels that lie four apart, as Winograd's tiles take them.
+PROGRAM = """
+import jax
+import jax.numpy as jnp
+from minestudio_jax.utils.xla_flags import use_cpu_vectors
+
+use_cpu_vectors()
+x = jnp.ones((64, 32, 16))
+factors = jnp.arange(24.0).reshape(6, 4)
+print(jax.jit(lambda x, f: sum(f[:, j, None, None, None] * x[None, :, j::4] for j in range(4)))(x, factors).sum())
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, CPU_VECTORS),
+        ("--xla_dump_to=/nowhere", f"--xla_dump_to=/nowhere {CPU_VECTORS}"),
+        ("--xla_backend_extra_options=mine", "--xla_backend_extra_options=mine"),
+    ],
+)
+def test_the_users_own_flags_stay(monkeypatch, given, wanted):
+    monkeypatch.delenv("XLA_FLAGS")
+    if given is not None:
+        monkeypatch.setenv("XLA_FLAGS", given)
+    use_cpu_vectors()
+    use_cpu_vectors()
+    assert os.environ["XLA_FLAGS"] == wanted
+
+
+def test_loops_over_channels_become_vector_instructions(tmp_path):
+    """Whole vectors are loaded; no element is loaded by itself to be put into one."""
+    env = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path}", "JAX_PLATFORMS": "cpu"}
+    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_COMPILATION_CACHE_DIR"):
+        env.pop(name, None)
+    subprocess.run([sys.executable, "-c", PROGRAM], env=env, check=True, timeout=120)
+    code = "\n".join(path.read_text() for path in tmp_path.glob("*lambda*ir-with-opt.ll"))
+    assert re.search(r"= load <\d+ x float>", code)
+    assert not re.search(r"insertelement <\d+ x float> %", code)
