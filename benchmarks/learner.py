@@ -39,7 +39,7 @@ from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.sharding import along_batch, make_mesh, replicated
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 IMPALAS = {"small": (48, (8, 16, 16), 128), "impala": (64, (16, 32, 32), 256)}  # pixels, channels, memory
 ARMS = 12
@@ -84,7 +84,7 @@ def measure(
 
 
 def main() -> None:
-    use_cpu_vectors()
+    configure_cpu_compiler()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="small,impala,vpt")
     parser.add_argument("--steps", default="64,256", help="T, steps of a fragment")

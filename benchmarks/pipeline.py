@@ -38,9 +38,9 @@ from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.run.command_line import parse
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
-use_cpu_vectors()
+configure_cpu_compiler()
 seconds, arguments = float(sys.argv[1]), ["bare", *sys.argv[2:]]
 config = parse(arguments)
 pool = make_pool(config, 0, 0, pathlib.Path(tempfile.mkdtemp()), "bare")

@@ -37,7 +37,7 @@ from minestudio_jax.rollout.inference import Inference
 from minestudio_jax.rollout.rollout_manager import RolloutManager
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.utils import policy_store
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 SIZES = {"small": 64, "large": 128}
 LARGEST_BATCH = 32
@@ -163,7 +163,7 @@ def idle(seconds: float) -> None:
 
 
 def main() -> None:
-    use_cpu_vectors()
+    configure_cpu_compiler()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", default="small,large")
     parser.add_argument("--step-ms", default="20,50")

@@ -34,7 +34,7 @@ from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.traffic import traffic_of
 from minestudio_jax.trainer.update import make_update
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 STEPS, CONTEXT, BATCHES, ROWS = 32, 16, 2, 2
 
@@ -87,7 +87,7 @@ def measure(axis: str, devices: int, hidsize: int, repeats: int) -> None:
 
 
 def main() -> None:
-    use_cpu_vectors()
+    configure_cpu_compiler()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", default="1,2,4,8")
     parser.add_argument("--axes", default="data,fsdp,tensor")

@@ -32,7 +32,7 @@ from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 _RAY_STATE_BYTES = 2 * 4 * 4  # three coordinates of the cell and its clearance: read and written
 _REPEATS = 5
@@ -137,7 +137,7 @@ def measure_training(world: voxel.World, num_worlds: int, size: int) -> None:
 
 
 def main() -> None:
-    use_cpu_vectors()
+    configure_cpu_compiler()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="chop_tree")
     parser.add_argument("--preset", default="toy")

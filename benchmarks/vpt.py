@@ -40,7 +40,7 @@ from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 
 def flops_per_frame(shape: VPTShape) -> float:
@@ -104,7 +104,7 @@ def measure_pytorch(interpreter: str, width: int, batch: int, seconds: float, la
 
 
 def main() -> None:
-    use_cpu_vectors()
+    configure_cpu_compiler()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1,2,3", help="widths: 1x, 2x, 3x")
     parser.add_argument("--batches", default="1,4,16,64", help="environments that act at a time")

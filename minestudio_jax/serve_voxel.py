@@ -23,13 +23,13 @@ from typing import Any
 from absl import flags, logging
 
 from minestudio_jax.envs.voxel.malmo_server import FAULTS, FRAME_SIZE, Fault, Game, MalmoServer
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 _STOPPED, _USAGE = 0, 2
 
 
 def main(argv: Sequence[str]) -> int:
-    use_cpu_vectors()
+    configure_cpu_compiler()
     values = flags.FlagValues()
     flags.DEFINE_integer("port", 9000, "Port to listen on; 0: any that is free.", 0, 65535, flag_values=values)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.", flag_values=values)

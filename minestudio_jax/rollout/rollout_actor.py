@@ -24,7 +24,7 @@ from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox, SenderCounters
 from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersion, PolicyLoader
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 _ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environments
 _MOST_WARNINGS = 100  # that are kept for a report; of more the oldest go
@@ -167,7 +167,7 @@ class RolloutActor:
         pool: EnvPool | None = None
         worker_id, worker_life, session_id = self._identity
         # Before JAX begins; the threads not for the environments.
-        use_cpu_vectors()
+        configure_cpu_compiler()
         cpus = CpuPinning(self._config.rollout.num_cpus_per_worker)
         try:
             pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before)

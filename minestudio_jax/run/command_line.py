@@ -13,7 +13,7 @@ from absl import app, flags
 from minestudio_jax import config_flags
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.config_checks import validate
-from minestudio_jax.utils.xla_flags import use_cpu_vectors
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -56,7 +56,7 @@ def run_program(name: str, main: Callable[[Config], int], read_model: bool = Tru
 
     A wrong setting, or an environment or policy that does not fit, is one line on stderr and exit code 2.
     """
-    use_cpu_vectors()
+    configure_cpu_compiler()
     try:
         code = main(parse(sys.argv, read_model))
     except ConfigError as error:
