@@ -11,7 +11,7 @@ from jax import lax
 from minestudio_jax.policies import winograd
 
 _FEW_INPUTS, _FEW_OUTPUTS = 8, 16  # channels, up to which pairs of pixels pay
-ENOUGH_FOR_TILES = 16
+ENOUGH_FOR_TILES = 16  # input channels, from which Winograd's tiles pay
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, precision: lax.Precision | None = None) -> jax.Array:

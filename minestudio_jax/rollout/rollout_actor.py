@@ -166,7 +166,7 @@ class RolloutActor:
         """The environments' whole life: everything that they are asked comes from this thread."""
         pool: EnvPool | None = None
         worker_id, worker_life, session_id = self._identity
-        # Before JAX begins; the threads not for the environments.
+        # Before JAX begins: how it compiles, and on which CPUs; those are not for the environments.
         configure_cpu_compiler()
         cpus = CpuPinning(self._config.rollout.num_cpus_per_worker)
         try:

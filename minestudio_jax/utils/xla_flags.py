@@ -12,7 +12,8 @@ def configure_cpu_compiler() -> None:
     """Adds to XLA_FLAGS how to compile for CPUs; what the user says of the same option there stays.
 
     XLA reads the variable once, when it compiles or opens devices for the first time, and processes inherit it: every
-    program of ours begins with this, and so should others that use the package. Other platforms do not heed it.
+    program of ours that computes begins with this, and so should others that use the package. Platforms other than
+    CPUs do not heed it.
     """
     os.environ["XLA_FLAGS"] = with_cpu_options(os.environ.get("XLA_FLAGS", ""))
 
