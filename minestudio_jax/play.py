@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
     del argv
     logging.set_verbosity(logging.WARNING)
     from minestudio_jax.run.playing import Session, check_terminal, parse_script, play_by_keyboard, play_by_script
+    from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
+    configure_cpu_compiler()
     try:
         steps = parse_script(_SCRIPT.value) if _SCRIPT.present else None
         if steps is None:
