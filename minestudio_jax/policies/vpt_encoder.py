@@ -9,7 +9,7 @@ from flax import nnx
 
 from minestudio_jax.policies.grouping import in_groups
 from minestudio_jax.policies.pooling import max_pool_3x3
-from minestudio_jax.policies.vpt_layers import Arithmetic, Convolution, Dense, group_norm
+from minestudio_jax.policies.vpt_layers import Arithmetic, Convolution, Dense, ImageNorm
 from minestudio_jax.policies.vpt_shape import VPTShape
 
 _EMBEDDING = 256  # width between the convolutions and the transformer
@@ -32,7 +32,7 @@ class Stack(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, arithmetic: Arithmetic, rngs: nnx.Rngs, is_first: bool) -> None:
         self.firstconv = Convolution(inputs, outputs, 1.0, arithmetic, rngs, norm=not is_first)
-        self.post_pool_norm = group_norm(outputs, rngs)
+        self.post_pool_norm = ImageNorm(outputs)
         self.block_0 = ResidualBlock(outputs, arithmetic, rngs)
         self.block_1 = ResidualBlock(outputs, arithmetic, rngs)
         self.arithmetic = arithmetic

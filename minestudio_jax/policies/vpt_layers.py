@@ -59,6 +59,31 @@ def _torch_default(fan_in: int) -> nnx.Initializer:
     return initial
 
 
+class ImageNorm(nnx.Module):
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) with one group: over height, width and channels.
+
+    [N, H, W, C] -> the same, float32 at least. Means are taken of one axis after the other. Of all three at once they
+    are sums of a million numbers, which compilers add up as they please: by XLA's ways for CPUs VPT's gradients were up
+    to 5 % off in a layer.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
+        x = x - _image_mean(x)
+        factor = lax.rsqrt(_image_mean(jnp.square(x)) + EPSILON) * self.scale[...]  # [N, 1, 1, C]
+        return x * factor + self.bias[...]
+
+
+def _image_mean(x: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [N, 1, 1, 1]."""
+    for axis in (3, 2, 1):  # in the order in which they lie in memory
+        x = x.mean(axis, keepdims=True)
+    return x
+
+
 class Convolution(nnx.Module):
     """Fan-in layer: group normalisation over the whole image, 3x3 convolution, ReLU; [N, H, W, I] -> [N, H, W, O].
 
@@ -69,7 +94,7 @@ class Convolution(nnx.Module):
         self, inputs: int, outputs: int, scale: float, arithmetic: Arithmetic, rngs: nnx.Rngs, norm: bool = True
     ) -> None:
         self.arithmetic = arithmetic
-        self.norm = group_norm(inputs, rngs) if norm else None
+        self.norm = ImageNorm(inputs) if norm else None
         self.kernel = nnx.Param(fan_in_normalised(scale)(rngs.params(), (3, 3, inputs, outputs)))
         self.bias = None if norm else nnx.Param(jnp.zeros(outputs))
 
@@ -97,11 +122,6 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.linear(x if self.norm is None else self.norm(x))
         return nnx.relu(x) if self.activation else x
-
-
-def group_norm(channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Of one group: over height, width and channels of an image."""
-    return nnx.GroupNorm(channels, num_groups=1, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
 
 
 def layer_norm(size: int, rngs: nnx.Rngs) -> nnx.LayerNorm:

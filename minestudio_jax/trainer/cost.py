@@ -107,7 +107,9 @@ def flop_of(jaxpr: Any) -> float:
             case "scan":
                 total += parameters["length"] * flop_of(parameters["jaxpr"].jaxpr)
             case "shard_map":  # says what one device does
-                devices = math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
+                # The second name is that of JAX from 0.10.2 on.
+                axes = parameters["manual_axes" if "manual_axes" in parameters else "newly_manual_axes"]
+                devices = math.prod(parameters["mesh"].shape[axis] for axis in axes)
                 total += devices * flop_of(parameters["jaxpr"])
             case _:
                 total += sum(flop_of(inner) for inner in jaxprs_in_params(parameters))
