@@ -32,7 +32,7 @@ class Stack(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, arithmetic: Arithmetic, rngs: nnx.Rngs, is_first: bool) -> None:
         self.firstconv = Convolution(inputs, outputs, 1.0, arithmetic, rngs, norm=not is_first)
-        self.post_pool_norm = ImageNorm(outputs)
+        self.post_pool_norm = ImageNorm(outputs, rngs)
         self.block_0 = ResidualBlock(outputs, arithmetic, rngs)
         self.block_1 = ResidualBlock(outputs, arithmetic, rngs)
         self.arithmetic = arithmetic

@@ -62,13 +62,14 @@ def _torch_default(fan_in: int) -> nnx.Initializer:
 class ImageNorm(nnx.Module):
     """Group normalisation (Wu and He 2018, arXiv:1803.08494) with one group: over height, width and channels.
 
-    [N, H, W, C] -> the same, float32 at least. Means are taken of one axis after the other. Of all three at once they
-    are sums of a million numbers, which compilers add up as they please: by XLA's ways for CPUs VPT's gradients were up
-    to 5 % off in a layer.
+    [N, H, W, C] -> the same, float32 at least. Flax takes means of all three axes at once: sums of a million numbers,
+    which compilers add up as they please. By XLA's ways for CPUs VPT's gradients were up to 5 % off in a layer. Here it
+    is one axis after the other; parameters are drawn as Flax draws them.
     """
 
-    def __init__(self, channels: int) -> None:
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+    def __init__(self, channels: int, rngs: nnx.Rngs) -> None:
+        self.scale = nnx.Param(nnx.initializers.ones_init()(rngs.params(), (channels,)))
+        self.bias = nnx.Param(nnx.initializers.zeros_init()(rngs.params(), (channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
@@ -94,7 +95,7 @@ class Convolution(nnx.Module):
         self, inputs: int, outputs: int, scale: float, arithmetic: Arithmetic, rngs: nnx.Rngs, norm: bool = True
     ) -> None:
         self.arithmetic = arithmetic
-        self.norm = ImageNorm(inputs) if norm else None
+        self.norm = ImageNorm(inputs, rngs) if norm else None
         self.kernel = nnx.Param(fan_in_normalised(scale)(rngs.params(), (3, 3, inputs, outputs)))
         self.bias = None if norm else nnx.Param(jnp.zeros(outputs))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from minestudio_jax.policies.vpt_layers import EPSILON, ImageNorm
 
@@ -21,7 +22,7 @@ def test_sums_of_whole_images_are_accurate():
     @jax.jit
     def output_and_gradients(x, scale, bias, weights):
         def normalised(x, scale, bias):
-            norm = ImageNorm(64)
+            norm = ImageNorm(64, nnx.Rngs(0))
             norm.scale[...], norm.bias[...] = scale, bias
             return norm(jax.nn.relu(x))
 
@@ -43,6 +44,6 @@ def test_sums_of_whole_images_are_accurate():
 
 def test_half_precision_is_normalised_in_float32():
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 4), jnp.bfloat16)
-    found = ImageNorm(4)(x)
+    found = ImageNorm(4, nnx.Rngs(0))(x)
     assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, ImageNorm(4)(x.astype(jnp.float32)))
+    np.testing.assert_array_equal(found, ImageNorm(4, nnx.Rngs(0))(x.astype(jnp.float32)))
