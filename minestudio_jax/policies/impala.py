@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 
 from minestudio_jax.envs.env import EnvironmentSpec
-from minestudio_jax.policies.convolution import ENOUGH_FOR_TILES, convolve_3x3
+from minestudio_jax.policies.convolution import ENOUGH_FOR_TILES, add_bias, convolve_3x3
 from minestudio_jax.policies.grouping import in_groups
 from minestudio_jax.policies.network_policy import NetworkPolicy
 from minestudio_jax.policies.policy import PolicyState
@@ -22,6 +22,7 @@ from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
 _IMAGES_FOR_CACHES = 32
 _IMAGES_COMPUTED_AGAIN = 16
+_IMAGES_COMPUTED_AGAIN_ON_EACH_CORE = 8  # where every core is a device: no work has to be divided among threads
 
 
 class Convolution(nnx.Module):
@@ -33,7 +34,7 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return convolve_3x3(x, self.kernel[...]) + self.bias[...]
+        return add_bias(convolve_3x3(x, self.kernel[...]), self.bias[...])
 
 
 class ResidualBlock(nnx.Module):
@@ -135,17 +136,19 @@ class ImpalaNetwork(nnx.Module):
         """uint8 [B, T, H, W, C], bool [B, T], float32 [B, S] -> log-probabilities, value [B, T], memory."""
         batch, steps = first.shape
         images = image.reshape(batch * steps, *image.shape[2:])
-        x = in_groups(self._encode, images, self.images_at_a_time, self.recompute)
+        x = in_groups(self._features, images, self.images_at_a_time, self.recompute)
+        # All images at once: for a group its weights would take longer to read than to multiply.
+        x = nnx.relu(self.norm(self.embedding(x)))
         x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
         logits = {name: nnx.log_softmax(head(x)) for name, head in self.action_heads.items()}
         return logits, self.value_head(x)[..., 0], memory
 
-    def _encode(self, image: jax.Array) -> jax.Array:
-        """uint8 [N, H, W, C] -> float32 [N, S]."""
+    def _features(self, image: jax.Array) -> jax.Array:
+        """uint8 [N, H, W, C] -> float32 [N, F]."""
         x = image.astype(jnp.float32) / 255
         for i in range(self.num_stacks):
             x = getattr(self, f"stack_{i}")(x)
-        return nnx.relu(self.norm(self.embedding(nnx.relu(x).reshape(x.shape[0], -1))))
+        return nnx.relu(x).reshape(x.shape[0], -1)
 
 
 class ImpalaPolicy(NetworkPolicy):
@@ -179,7 +182,8 @@ class ImpalaPolicy(NetworkPolicy):
         # What a CPU gains by its caches an accelerator would lose.
         on_cpu = jax.default_backend() == "cpu"
         recompute = on_cpu and max(channels, default=0) >= ENOUGH_FOR_TILES
-        at_a_time = (_IMAGES_COMPUTED_AGAIN if recompute else _IMAGES_FOR_CACHES) if on_cpu else 0
+        again = _IMAGES_COMPUTED_AGAIN if jax.local_device_count() == 1 else _IMAGES_COMPUTED_AGAIN_ON_EACH_CORE
+        at_a_time = (again if recompute else _IMAGES_FOR_CACHES) if on_cpu else 0
 
         def build(rngs: nnx.Rngs) -> ImpalaNetwork:
             return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, at_a_time, recompute, rngs)

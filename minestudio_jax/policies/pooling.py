@@ -47,9 +47,11 @@ _stepwise.defvjp(_forward, _backward)
 
 
 def _gradient_on_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
-    x, dy = lax.optimization_barrier((x, dy))
-    narrow = lax.optimization_barrier(_halved(x, 2))
-    return _doubled(x, _doubled(narrow, dy, 1), 2)
+    _, even, odd = _neighbours(x, 1)
+    # What is stacked XLA keeps in memory; anything else it may compute anew for each use, barrier or not.
+    even, odd = lax.optimization_barrier(jnp.stack([_halved(even, 2), _halved(odd, 2)]))
+    dnarrow = _doubled(_shifted(odd, 1, 1, _lowest(x)), even, odd, dy, 1)[:, : x.shape[1]]
+    return _doubled(*_neighbours(x, 2), dnarrow, 2)[:, :, : x.shape[2]]
 
 
 def _halved(x: jax.Array, axis: int) -> jax.Array:
@@ -58,9 +60,11 @@ def _halved(x: jax.Array, axis: int) -> jax.Array:
     return _larger(_larger(before, even), odd)
 
 
-def _doubled(x: jax.Array, dy: jax.Array, axis: int) -> jax.Array:
-    """The gradient of `_halved(x, axis)`: which of the three pixels was taken gets it."""
-    before, even, odd = _neighbours(x, axis)
+def _doubled(before: jax.Array, even: jax.Array, odd: jax.Array, dy: jax.Array, axis: int) -> jax.Array:
+    """The gradient of the largest of three neighbours along an axis: which of them was taken gets it.
+
+    For an odd number of pixels there is one more at the end, that of the padding.
+    """
     # Factors of 0 and 1: choices by what was compared would be branches, which random pixels make a CPU guess wrongly.
     from_odd = (odd > jnp.maximum(before, even)).astype(dy.dtype)
     from_before = (before >= even).astype(dy.dtype) * (1 - from_odd)
@@ -69,17 +73,20 @@ def _doubled(x: jax.Array, dy: jax.Array, axis: int) -> jax.Array:
     deven = (1 - from_odd - from_before) * dy
     dodd = from_odd * dy + dbefore
     pairs = lax.optimization_barrier(jnp.stack([deven, dodd], axis + 1))
-    dx = pairs.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
-    return lax.slice_in_dim(dx, 0, x.shape[axis], axis=axis)
+    return pairs.reshape(*dy.shape[:axis], -1, *dy.shape[axis + 1 :])
 
 
 def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The pixels 2i - 1, 2i and 2i + 1, the lowest number where there is none."""
-    lowest = jnp.array(-jnp.inf, x.dtype)
+    lowest = _lowest(x)
     x = lax.pad(x, lowest, [(0, x.shape[a] % 2 if a == axis else 0, 0) for a in range(x.ndim)])
     pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
     even, odd = (lax.index_in_dim(pairs, which, axis + 1, keepdims=False) for which in (0, 1))
     return _shifted(odd, axis, 1, lowest), even, odd
+
+
+def _lowest(x: jax.Array) -> jax.Array:
+    return jnp.array(-jnp.inf, x.dtype)
 
 
 def _shifted(x: jax.Array, axis: int, by: int, filling: jax.Array) -> jax.Array:

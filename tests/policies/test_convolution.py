@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from minestudio_jax.policies.convolution import convolve_3x3
+from minestudio_jax.policies.convolution import add_bias, convolve_3x3
 
 pytestmark = pytest.mark.optimized
 
@@ -56,3 +56,13 @@ def test_gradients_work_inside_a_scan():
 
     direct = jax.grad(lambda k: convolve_3x3(x.reshape(8, 6, 6, 2), k).sum())(kernel)
     np.testing.assert_allclose(jax.jit(jax.grad(total))(kernel), direct, rtol=1e-5)
+
+
+def test_a_bias_is_added_to_every_pixel_and_its_gradient_is_the_sum_over_them():
+    rng = np.random.default_rng(0)
+    x, dy = (jnp.asarray(rng.normal(size=(3, 5, 4, 2)), jnp.float32) for _ in range(2))
+    y, transposed = jax.vjp(add_bias, x, jnp.array([1.0, -2.0]))
+    np.testing.assert_array_equal(y, x + jnp.array([1.0, -2.0]))
+    dx, dbias = transposed(dy)
+    np.testing.assert_array_equal(dx, dy)
+    np.testing.assert_allclose(dbias, dy.sum((0, 1, 2)), rtol=1e-5)
