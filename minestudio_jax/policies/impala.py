@@ -5,6 +5,7 @@ Reference: Espeholt et al. 2018 (arXiv:1802.01561), figure 3 right, with a GRU (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -20,9 +21,11 @@ from minestudio_jax.policies.policy import PolicyState
 from minestudio_jax.policies.pooling import max_pool_3x3
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 
-_IMAGES_FOR_CACHES = 32
-_IMAGES_COMPUTED_AGAIN = 16
-_IMAGES_COMPUTED_AGAIN_ON_EACH_CORE = 8  # where every core is a device: no work has to be divided among threads
+# Bytes of the first convolution's outputs for the images that a CPU takes at a time. For acting its own cache counts,
+# for learning also what threads divide among them and what a turn costs.
+_BYTES_ACTING = 2**20
+_BYTES_LEARNING = 4 * 2**20
+_BYTES_LEARNING_ON_EACH_CORE = 2 * 2**20  # where every core is a device
 
 
 class Convolution(nnx.Module):
@@ -106,11 +109,12 @@ class ImpalaNetwork(nnx.Module):
         action_spec: dict[str, int],
         channels: Sequence[int],
         hidden_size: int,
-        images_at_a_time: int,
+        acting_images: int,
+        learning_images: int,
         recompute: bool,
         rngs: nnx.Rngs,
     ) -> None:
-        self.images_at_a_time, self.recompute = images_at_a_time, recompute
+        self.acting_images, self.learning_images, self.recompute = acting_images, learning_images, recompute
         height, width, depth = image_shape
         self.num_stacks = len(channels)
         for i, outputs in enumerate(channels):
@@ -136,7 +140,8 @@ class ImpalaNetwork(nnx.Module):
         """uint8 [B, T, H, W, C], bool [B, T], float32 [B, S] -> log-probabilities, value [B, T], memory."""
         batch, steps = first.shape
         images = image.reshape(batch * steps, *image.shape[2:])
-        x = in_groups(self._features, images, self.images_at_a_time, self.recompute)
+        at_a_time = self.acting_images if steps == 1 else self.learning_images
+        x = in_groups(self._features, images, at_a_time, self.recompute)
         # All images at once: for a group its weights would take longer to read than to multiply.
         x = nnx.relu(self.norm(self.embedding(x)))
         x, memory = self.memory(x.reshape(batch, steps, -1), first, memory)
@@ -182,11 +187,14 @@ class ImpalaPolicy(NetworkPolicy):
         # What a CPU gains by its caches an accelerator would lose.
         on_cpu = jax.default_backend() == "cpu"
         recompute = on_cpu and max(channels, default=0) >= ENOUGH_FOR_TILES
-        again = _IMAGES_COMPUTED_AGAIN if jax.local_device_count() == 1 else _IMAGES_COMPUTED_AGAIN_ON_EACH_CORE
-        at_a_time = (again if recompute else _IMAGES_FOR_CACHES) if on_cpu else 0
+        learning = _BYTES_LEARNING if jax.local_device_count() == 1 else _BYTES_LEARNING_ON_EACH_CORE
+        image_bytes = 4 * math.prod((*image.shape[:2], *channels[:1]))
+        acting_images, learning_images = (max(1, most // image_bytes) * on_cpu for most in (_BYTES_ACTING, learning))
 
         def build(rngs: nnx.Rngs) -> ImpalaNetwork:
-            return ImpalaNetwork(image.shape, dict(spec.action), channels, hidden_size, at_a_time, recompute, rngs)
+            return ImpalaNetwork(
+                image.shape, dict(spec.action), channels, hidden_size, acting_images, learning_images, recompute, rngs
+            )
 
         super().__init__(build, normalizer or ValueNormalizer(), use_normalized_vf)
 

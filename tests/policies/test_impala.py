@@ -60,6 +60,22 @@ def test_any_cut_of_a_sequence_with_resets_inside_gives_the_same_outputs(policy,
     np.testing.assert_allclose(cut_memory, memory, atol=1e-5)
 
 
+def test_what_is_done_in_one_environment_does_not_depend_on_how_many_there_are():
+    """Six images of 64x64 and 16 channels are more than a CPU takes at a time."""
+    policy = ImpalaPolicy(EnvironmentSpec({"image": ArraySpec((64, 64, 3), "uint8")}, {"buttons": 5}), (16,), 8)
+    params = jax.jit(policy.init)(jax.random.key(0))
+    image = np.random.default_rng(0).integers(0, 255, (6, 1, 64, 64, 3)).astype(np.uint8)
+    memory = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    apply, first = jax.jit(policy.apply), np.zeros((6, 1), bool)
+    together, memories = apply(params, {"image": image}, first, memory)
+    for i in range(6):
+        one = slice(i, i + 1)
+        alone, left = apply(params, {"image": image[one]}, first[one], memory[one])
+        np.testing.assert_allclose(together.logits["buttons"][one], alone.logits["buttons"], atol=1e-5)
+        np.testing.assert_allclose(together.value[one], alone.value, atol=1e-5)
+        np.testing.assert_allclose(memories[one], left, atol=1e-5)
+
+
 def test_nothing_before_a_reset_is_remembered(policy, params, sequence):
     """D-09."""
     image, first, memory = sequence
