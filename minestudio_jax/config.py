@@ -349,7 +349,7 @@ class TrainerConfig:
     cpu_devices: int = _setting(
         0,
         "Devices that the CPU is to a learner without accelerators: with one for each core a batch split over them is "
-        "learnt from 1.3 (VPT) to 1.8 (IMPALA) times as fast as by one device with all cores; 0: one, or as many as "
+        "learnt 1.2 to 1.8 times as fast as by one device with all cores; 0: one, or as many as "
         "JAX_NUM_CPU_DEVICES says.",
         lower=0,
     )
