@@ -60,6 +60,31 @@ def test_loops_over_channels_become_vector_instructions(tmp_path):
     assert not re.search(r"insertelement <\d+ x float> %", code)
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["before JAX is loaded", "afterwards"])
+def test_a_program_from_the_cache_is_loaded_without_a_word(tmp_path, early):
+    """On CPUs with AVX-512 there were two errors on the screen for each of them."""
+    begin = [
+        "from minestudio_jax.utils.xla_flags import configure_cpu_compiler",
+        "configure_cpu_compiler()",
+        "import jax",
+    ]
+    if not early:
+        begin = [begin[2], *begin[:2]]
+    program = "\n".join([*begin, "print(jax.jit(lambda x: x + 1)(1.0))"])
+    env = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_PLATFORMS": "cpu",
+    }
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+        assert (done.stdout, done.stderr) == ("2.0\n", "")
+    assert list(tmp_path.iterdir())
+
+
 @pytest.mark.optimized
 def test_the_installed_jaxlib_adds_up_right():
     """Versions that do not are excluded in pyproject.toml: the norms of the last 232 vectors would be wrong."""
