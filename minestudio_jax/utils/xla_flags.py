@@ -1,4 +1,4 @@
-"""What XLA's compiler for CPUs is told before it begins."""
+"""What XLA is told for CPUs before it begins: how to compile, and of what to keep silent."""
 
 from __future__ import annotations
 

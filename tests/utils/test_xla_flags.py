@@ -62,7 +62,7 @@ def test_loops_over_channels_become_vector_instructions(tmp_path):
 
 @pytest.mark.parametrize("early", [True, False], ids=["before JAX is loaded", "afterwards"])
 def test_a_program_from_the_cache_is_loaded_without_a_word(tmp_path, early):
-    """On CPUs with AVX-512 there were two errors on the screen for each of them."""
+    """On CPUs with AVX-512, and only there, two errors were on the screen for each of them."""
     begin = [
         "from minestudio_jax.utils.xla_flags import configure_cpu_compiler",
         "configure_cpu_compiler()",
