@@ -30,7 +30,7 @@ from minestudio_jax.envs.factory import (
     read_task,
 )
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
-from minestudio_jax.envs.minerl_client import Client, be_patient, find_client
+from minestudio_jax.envs.minerl_client import HEAP_MIB, Client, be_patient, find_client
 from minestudio_jax.envs.start_inventory import drawn_inventory, without_commands
 from minestudio_jax.envs.tasks import Stack
 
@@ -69,7 +69,8 @@ def make(
         wanted, stacks = without_commands(wanted)
     rng = np.random.default_rng(seed)
     playing = callbacks_of(wanted, seed, index, options.record, finds_biomes=client == "minestudio")
-    instance = open_instance(index, options, {"template_dir": parts.runtime}, lambda: parts.jar)
+    defaults = {"template_dir": parts.runtime, "heap_mib": HEAP_MIB[client]}
+    instance = open_instance(index, options, defaults, lambda: parts.jar)
 
     def simulator() -> MineRLSimulator:
         size, inventory = (int(resolution[0]), int(resolution[1])), lambda: drawn_inventory(stacks, rng)

@@ -11,13 +11,15 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from minestudio_jax.envs.engine import Launch
 from minestudio_jax.envs.env import MisconfiguredEnvironment
 
+HEAP_MIB = {"minerl": Launch.heap_mib, "minestudio": 2048}  # of the engine, as each starts its own
 JAR = ("build", "libs", "mcprec-6.13.jar")  # below the engine's folder
 
 _ROOTS = {"minerl": "minerl", "minestudio": "minestudio.simulator.minerl"}
 _INSTALL = {
-    "minerl": "pip install git+https://github.com/minerllabs/minerl (numpy<1.24, gym<=0.23.1, JDK 8)",
+    "minerl": "pip install git+https://github.com/minerllabs/minerl@v1.0.2 (numpy<1.24, gym<=0.23.1, JDK 8)",
     "minestudio": "pip install minestudio (Python 3.10 or newer, JDK 8)",
 }
 

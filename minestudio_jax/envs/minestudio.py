@@ -32,9 +32,8 @@ from minestudio_jax.envs.factory import (
     read_task,
 )
 from minestudio_jax.envs.minecraft import Frame, Keys, MinecraftEnvironment
-from minestudio_jax.envs.minerl_client import JAR, be_patient
+from minestudio_jax.envs.minerl_client import HEAP_MIB, JAR, be_patient
 
-HEAP_MIB = 2048  # as MineStudio starts its engine
 _MINERL = "minestudio.simulator.minerl.env"
 
 
@@ -90,7 +89,8 @@ def make(
     )
     be_patient(talk, _import(f"{_MINERL}.comms"), options.reset_timeout_s)
     playing = callbacks_of(wanted, seed, index, options.record, finds_biomes=True)
-    instance = open_instance(index, options, {"template_dir": runtime, "heap_mib": HEAP_MIB}, lambda: jar)
+    defaults = {"template_dir": runtime, "heap_mib": HEAP_MIB["minestudio"]}
+    instance = open_instance(index, options, defaults, lambda: jar)
     return make_environment(instance, lambda: MineStudioSimulator(sim, instance, seed, options), playing)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from minestudio_jax.config import EnvConfig
-from minestudio_jax.envs import display, minestudio
+from minestudio_jax.envs import display
 from minestudio_jax.envs.engine import JAVA_COMMAND, Launch
 from minestudio_jax.envs.env import EnvironmentFailure
-from minestudio_jax.envs.minerl_client import JAR
+from minestudio_jax.envs.minerl_client import HEAP_MIB, JAR
 from minestudio_jax.run.finding import Finding, bad, doubtful, good
 
 _GIB = 2**30
@@ -66,15 +66,15 @@ SIMULATORS: Mapping[str, Simulator] = {
         "minerl",
         "pip install git+https://github.com/minerllabs/minerl@v1.0.2",
         _CLIENT,
-        Launch.heap_mib,
+        HEAP_MIB["minerl"],
         _GIB // 4,
         True,
     ),
     "minestudio": Simulator(
-        "minestudio", _MINESTUDIO, (*_CLIENT, "torch", "gymnasium"), minestudio.HEAP_MIB, 3 * _GIB // 4, False
+        "minestudio", _MINESTUDIO, (*_CLIENT, "torch", "gymnasium"), HEAP_MIB["minestudio"], 3 * _GIB // 4, False
     ),
 }
-_MINESTUDIOS_CLIENT = Simulator("minestudio", _MINESTUDIO, _CLIENT, Launch.heap_mib, _GIB // 4, False)
+_MINESTUDIOS_CLIENT = Simulator("minestudio", _MINESTUDIO, _CLIENT, HEAP_MIB["minestudio"], _GIB // 4, False)
 
 
 def simulator_of(env: EnvConfig) -> Simulator | None:
