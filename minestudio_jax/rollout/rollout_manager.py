@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from minestudio_jax.config import Config, ConfigError, environments_deadline_s
 from minestudio_jax.envs.env import EnvironmentFailure, EnvironmentSpec
@@ -335,7 +336,11 @@ class RolloutManager:
                 self._permit_what_is_missing()
                 self._fleet.end_drained(self._report, self._replay.producers, self._replay.looked_at)
         except BaseException as error:
-            self._error = error if isinstance(error, RolloutFailure) else RolloutFailure(_reason(error))
+            if isinstance(error, RolloutFailure):
+                self._error = error
+            else:
+                self._error = RolloutFailure(_reason(error))
+                self._error.__cause__ = error
         finally:
             self._replay.give_up()
 
@@ -369,4 +374,6 @@ class RolloutManager:
 def _reason(error: BaseException) -> str:
     """What a worker said; with the traceback only if it is nothing that we raise on purpose."""
     cause = getattr(error, "cause", None)
-    return str(cause) if isinstance(cause, (EnvironmentFailure, ConfigError)) else str(error)
+    if isinstance(cause, (EnvironmentFailure, ConfigError)):
+        return str(cause)
+    return str(error) if isinstance(error, RayError) else f"{type(error).__name__}: {error}"

@@ -54,7 +54,7 @@ def follow(config: Config, host: FollowerHost, stop: StopSignal) -> int:
         error = host.explained(raised)
         if isinstance(error, HostFailure):
             code = error.code
-            log.error("%s", error)
+            log.error("%s", error, exc_info=error)
             board.stage(f"host {host.index}: {error}")
             host.give_up(error)
         else:

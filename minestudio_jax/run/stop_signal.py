@@ -8,11 +8,12 @@ from types import FrameType
 
 
 class StopSignal:
-    """`event` is set by the first SIGINT or SIGTERM; a second SIGINT interrupts at once."""
+    """`event` is set by the first SIGINT, SIGTERM or request, of which `name` tells; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.name = ""
+        self._interrupted = False
 
     def install(self) -> None:
         """Takes over both signals; call it again after a library has taken them.
@@ -31,7 +32,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGINT and self.name == "SIGINT":
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-        self.event.set()
+        self._interrupted = number == signal.SIGINT
+        self.request(signal.Signals(number).name)

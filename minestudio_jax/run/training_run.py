@@ -112,7 +112,7 @@ def _conduct(config: Config, host: LeadHost, stop: StopSignal, started: float) -
             if not isinstance(error, _TOLD):
                 raise
             desk.failed(str(error))
-            log.error("%s", error)
+            log.error("%s", error, exc_info=error)
             board.stage(f"failed: {error}")
             board.stage(f"the same command continues from the last checkpoint; logs are in {directory.logs}")
             return EXIT_FAILURE
@@ -193,7 +193,7 @@ def _loop(
     metrics: dict[str, float] = {}
     while trainer.counters.iteration < config.trainer.num_iterations:
         if config.run.time_limit_s and time.monotonic() - started > config.run.time_limit_s:
-            stop.name = "run.time_limit_s"
+            stop.request("run.time_limit_s")
             return
         watch = Stopwatch()
         iteration_started = time.monotonic()

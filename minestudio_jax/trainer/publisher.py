@@ -118,7 +118,7 @@ class ParamPublisher:
         With several hosts all must call it: the copy is made by all devices.
 
         Raises:
-          RuntimeError: writing an earlier version failed.
+          PublishFailure: writing an earlier version failed; without a thread, or this one.
         """
         snapshot = self._copy(params)[0]
         if not self._writes:
@@ -186,8 +186,12 @@ class ParamPublisher:
                 self._wanted[work] = self._newest
             self._condition.notify_all()
         if self._thread is None:
-            while self._has_work():
-                self._next_work()()
+            try:
+                while self._has_work():
+                    self._next_work()()
+            except Exception as error:
+                self._error = error
+                self._raise_error()
 
     def _has_work(self) -> bool:
         return bool(self._begun if self._together else self._wanted)
