@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -91,8 +92,8 @@ def main() -> None:
     ray.get(buffer.set_version.remote("benchmark", 1))
     producer: Any = ray.remote(Producer).options(num_cpus=0).remote(buffer, count, arguments.steps, arguments.size)
 
-    def fetch(timeout_s: float, ahead: int) -> Share | None:
-        lease, _ = ray.get(buffer.lease.remote(count, timeout_s, ahead))
+    def fetch(timeout_s: float, ahead: Callable[[], int]) -> Share | None:
+        lease, _ = ray.get(buffer.lease.remote(count, timeout_s, ahead()))
         if lease is None:
             return None
         fragments = ray.get([entry.reference for entry in lease.entries])

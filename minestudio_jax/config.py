@@ -233,7 +233,10 @@ class RolloutConfig:
         8, "Fragments a worker may have under way to the replay buffer before it pauses.", lower=1
     )
     max_worker_restarts: int = _setting(
-        20, "Rollout worker deaths over the whole run that are healed before the run fails.", lower=0
+        20,
+        "Deaths of rollout workers within an hour that are healed; one more and the run fails. Those that went with "
+        "their nodes do not count.",
+        lower=0,
     )
     report_deadline_s: float = _setting(
         60.0, "Seconds without a sign of life after which a rollout worker, or the replay buffer, is replaced.", lower=1
@@ -298,7 +301,7 @@ class ReplayConfig:
         0.0, "Capacity in GiB of the fragments' arrays, besides replay.max_chunks; 0: no such limit.", lower=0
     )
     max_restarts: int = _setting(
-        5, "Deaths of the replay buffer over the whole run that are healed before the run fails.", lower=0
+        5, "Deaths of the replay buffer within an hour that are healed; one more and the run fails.", lower=0
     )
 
 

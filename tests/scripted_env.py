@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
+from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec, MisconfiguredEnvironment
 
 
 class ScriptedEnv:
@@ -124,6 +124,8 @@ class ScriptedEnv:
             os._exit(7)
         if self._fault == "hang":
             time.sleep(600)
+        if self._fault == "misconfigured":
+            raise MisconfiguredEnvironment("the scripted misconfiguration")
         if self._fault == "exception":
             raise RuntimeError("the scripted exception")
         if self._fault == "garbage":
@@ -134,6 +136,7 @@ class ScriptedEnv:
             "shape": {"image": np.zeros((5, 5, 3), np.uint8)},
             "dtype": {"image": np.zeros((4, 4, 3), np.float32)},
             "nan": {"reward": float("nan")},
+            "huge": {"reward": 1e39},
             "four": "four",
             "error": {"error": "java.net.SocketException"},
         }.get(self._fault, {})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import importlib.util
-import math
 import os
 import select
 import signal
@@ -65,6 +64,7 @@ from minestudio_jax.envs.host_protocol import (  # noqa: E402
     ProtocolError,
     StepOutcome,
     StepRequests,
+    is_reward,
     pack,
     pack_outcome,
     spec_to_json,
@@ -149,8 +149,10 @@ class Host:
         obs, reward, terminated, truncated, info = result
         _refuse_error(info)
         reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
-        if not math.isfinite(reward):
-            raise HostFailure("garbage", f"the reward is {reward}; the environment must return a finite number")
+        if not is_reward(reward):
+            raise HostFailure(
+                "garbage", f"the reward is {reward}; the environment must return a finite number that float32 can hold"
+            )
         self._write(FINAL if terminated or truncated else CURRENT, obs)
         return StepOutcome(reward, terminated, truncated, info)
 
@@ -172,6 +174,8 @@ class Host:
                     f"observation {name!r} is {array.dtype} {list(array.shape)}, the environment's spec declares "
                     f"{dtype} {list(shape)}",
                 )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise HostFailure("garbage", f"observation {name!r} holds numbers that are not finite")
             if self._resize is not None and name == "image":
                 array = resize_bilinear(array, *self._resize)
             places[name][...] = array

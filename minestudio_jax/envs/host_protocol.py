@@ -30,7 +30,6 @@ so the former survives the reset that follows it.
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import os
 import struct
@@ -47,6 +46,7 @@ STEP_REQUEST, STEP_ANSWER = ord("S"), ord("A")  # first byte of a message
 CURRENT, FINAL = 0, 1  # slots: the observation to act on, and the last one of an episode that ended
 
 _ANSWER = struct.Struct("<BdB")
+_LARGEST_REWARD = float(np.finfo(np.float32).max)  # rewards are kept in float32
 _ALIGNMENT = 64  # bytes, a cache line
 
 
@@ -92,6 +92,11 @@ def unpack(data: bytes) -> Any:
     return message
 
 
+def is_reward(number: float) -> bool:
+    """Whether it is a finite number in float32, too."""
+    return abs(number) <= _LARGEST_REWARD  # False for NaN
+
+
 def pack_outcome(outcome: StepOutcome) -> bytes:
     """The answer to a step.
 
@@ -120,7 +125,7 @@ def unpack_outcome(data: bytes) -> StepOutcome:
             info = json.loads(data[_ANSWER.size :])
         except ValueError:
             kind = 0
-    if kind != STEP_ANSWER or flags > 3 or not math.isfinite(reward) or not isinstance(info, dict):
+    if kind != STEP_ANSWER or flags > 3 or not is_reward(reward) or not isinstance(info, dict):
         raise ProtocolError(f"not a message: {data[:64]!r}")
     return StepOutcome(reward, flags & 1 != 0, flags & 2 != 0, info)
 

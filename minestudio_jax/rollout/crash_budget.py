@@ -1,4 +1,4 @@
-"""How often environments may break before going on makes no sense."""
+"""How often environments, and what else is started again, may break before going on makes no sense."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from minestudio_jax.rollout.env_worker import InstanceFailure, PermanentEnvironm
 
 _HOUR_S = 3600.0
 _FIRST_ATTEMPTS = 3  # starts of each environment before "none ever got ready" is the verdict
+
+
+class LastHour:
+    """Counts what happened within the last hour."""
+
+    def __init__(self) -> None:
+        self._times: collections.deque[float] = collections.deque()
+
+    def add(self, now: float) -> int:
+        """Takes note of one more at `now`, a `time.monotonic()`; how many there have been since an hour before."""
+        self._times.append(now)
+        while self._times[0] < now - _HOUR_S:
+            self._times.popleft()
+        return len(self._times)
 
 
 class CrashBudget:
@@ -24,34 +38,33 @@ class CrashBudget:
 
     def __init__(self, num_envs: int, max_per_hour: int, factory: str) -> None:
         self._num_envs, self._max_per_hour, self._factory = num_envs, max_per_hour, factory
-        self._times: collections.deque[float] = collections.deque()
-        self._total = 0
+        self._failures, self._total = LastHour(), 0
         self.ever_ready = False
 
-    def charge(self, failure: InstanceFailure, now: float) -> None:
+    def charge(self, failure: InstanceFailure, proven: bool, now: float) -> None:
         """Takes a failure into account.
 
         Args:
           failure: the last one.
+          proven: the environment has been ready once, so that it can be built as it is configured, whatever an
+            overloaded machine makes of it.
           now: `time.monotonic()`.
         Raises:
-          EnvironmentFailure: it was one too many.
-          PermanentEnvironmentFailure: it, if no restart can heal it.
+          EnvironmentFailure: it was one too many within an hour.
+          PermanentEnvironmentFailure: no restart can heal it, or none of the environments ever got ready.
         """
-        if isinstance(failure, PermanentEnvironmentFailure):
+        if isinstance(failure, PermanentEnvironmentFailure) and not proven:
             raise failure
         self._total += 1
-        self._times.append(now)
-        while self._times[0] < now - _HOUR_S:
-            self._times.popleft()
-        if len(self._times) > self._max_per_hour:
+        recent = self._failures.add(now)
+        if recent > self._max_per_hour:
             raise EnvironmentFailure(
-                f"{len(self._times)} environment failures within an hour are more than "
+                f"{recent} environment failures within an hour are more than "
                 f"env.max_failures_per_hour={self._max_per_hour}; find the cause in the log, or raise that setting if "
                 f"it is expected. The last one: {failure}"
             ) from None
         if not self.ever_ready and self._total >= _FIRST_ATTEMPTS * self._num_envs:
-            raise EnvironmentFailure(
+            raise PermanentEnvironmentFailure(
                 f"none of {self._num_envs} environments got ready in {self._total} attempts; check "
                 f"env.factory={self._factory!r} and env.options. The last failure: {failure}"
             ) from None

@@ -18,6 +18,10 @@ from minestudio_jax.envs.env import EnvironmentSpec, Observation
 FAILURE_CAUSES = ("start", "death", "hang", "garbage", "exception", "error_info")
 
 
+class ToldToStop(Exception):
+    """A pool was told to stop before any of its environments had started."""
+
+
 @dataclass(frozen=True)
 class EnvironmentSteps:
     """Environments that are ready for an action, K of them, and what came of their last one.

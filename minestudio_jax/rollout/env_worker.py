@@ -74,19 +74,16 @@ class EnvLaunch:
 
     Attributes:
       factory: env.factory, `package.module:function`.
-      log_dir: where the logs go, see InstanceLog.
       options: env.options, keyword arguments of the factory, JSON values.
       python: env.python; None: this interpreter.
       start_deadline_s, reset_deadline_s, step_deadline_s: seconds.
-      worker_id: of the rollout worker; for messages and the logs' names.
+      worker_id: of the rollout worker; for messages.
       first_index: index in the run of the worker's environment 0.
       resize: height and width that images are given before they come here; None: as they are.
-      log_max_bytes: of a log, and of the older one beside it.
       cpus: that its processes may run on; None: those of the thread that starts them.
     """
 
     factory: str
-    log_dir: Path
     options: dict[str, Any] = field(default_factory=dict)
     python: str | None = None
     start_deadline_s: float = 300.0
@@ -95,7 +92,6 @@ class EnvLaunch:
     worker_id: int = 0
     first_index: int = 0
     resize: tuple[int, int] | None = None
-    log_max_bytes: int = 16 * 2**20
     cpus: frozenset[int] | None = None
 
 
@@ -111,6 +107,7 @@ class EnvWorker:
       env_id: index of the environment in its pool.
       seed: for the factory.
       marker: how its processes are found; begins with a ProcessGuard's marker.
+      instance_log: takes what its processes print.
     Attributes:
       name: for messages: "environment 3 of worker 0".
       spec: once it has started.
@@ -123,8 +120,8 @@ class EnvWorker:
 
     spec: EnvironmentSpec
 
-    def __init__(self, launch: EnvLaunch, env_id: int, seed: int, marker: str) -> None:
-        self._launch, self._env_id = launch, env_id
+    def __init__(self, launch: EnvLaunch, env_id: int, seed: int, marker: str, instance_log: InstanceLog) -> None:
+        self._launch, self._log = launch, instance_log
         self.name = f"environment {env_id} of worker {launch.worker_id}"
         # The end of it keeps the marker of environment 1 from matching that of environment 10.
         self._marker = f"{marker};"
@@ -150,7 +147,6 @@ class EnvWorker:
             )
         except ProtocolError as error:
             raise PermanentEnvironmentFailure(f"env.options cannot be sent to the environment: {error}") from None
-        self._log = InstanceLog(launch.log_dir, launch.worker_id, env_id, launch.log_max_bytes)
         python = launch.python or sys.executable
         with contextlib.ExitStack() as ours:  # closed again if it does not come to a process
             try:
@@ -266,10 +262,6 @@ class EnvWorker:
         if permanent:
             return PermanentEnvironmentFailure(message)
         return InstanceFailure("start" if self._asked == "start" else cause, message)
-
-    def bound_log(self) -> None:
-        """Sees to it that its log does not get too large."""
-        self._log.bound()
 
     def resident_bytes(self) -> int:
         """Resident memory of all its processes together, however they hide."""

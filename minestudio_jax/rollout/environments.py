@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def make_pool(
     log_dir: Path,
     session_id: str,
     env_cpus: frozenset[int] | None = None,
+    stop: threading.Event | None = None,
 ) -> EnvPool:
     """The environments of one rollout worker: the embedded world in process, or env.factory in processes.
 
@@ -40,6 +42,10 @@ def make_pool(
       log_dir: where the environments' logs go.
       session_id: life of the trainer; its workers on one host share env.max_concurrent_starts.
       env_cpus: that environments' processes may run on; None: those of the calling thread.
+      stop: gives up waiting for the first process.
+    Raises:
+      EnvironmentFailure: no environment can be started.
+      ToldToStop: by `stop`.
     """
     env, num_envs = config.env, config.rollout.num_envs
     stream = ("environments", worker_id, worker_life)
@@ -63,11 +69,11 @@ def make_pool(
             ]
         )
     from minestudio_jax.rollout.env_worker import EnvLaunch
+    from minestudio_jax.rollout.instance_log import InstanceLog
     from minestudio_jax.rollout.process_pool import ProcessEnvPool
 
     launch = EnvLaunch(
         factory_path(env),
-        log_dir,
         env.options,
         env.python or None,
         env.start_deadline_s,
@@ -76,17 +82,17 @@ def make_pool(
         worker_id=worker_id,
         first_index=worker_id * num_envs,
         resize=(env.resize[0], env.resize[1]) if env.resize else None,
-        log_max_bytes=env.log_max_mib * 2**20,
         cpus=env_cpus,
     )
     return ProcessEnvPool(
         launch,
-        num_envs,
+        [InstanceLog(log_dir, worker_id, env_id, env.log_max_mib * 2**20) for env_id in range(num_envs)],
         seed,
         max_failures_per_hour=env.max_failures_per_hour,
         tasks=factory_tasks(config, tasks),
         recycling=Recycling(env.recycle_after_s, env.recycle_after_steps, env.recycle_above_mib),
         start_limit=StartLimit(session_id, env.max_concurrent_starts),
+        stop=stop,
     )
 
 

@@ -58,6 +58,7 @@ class FleetMember:
       actor: of this life; None while dead.
       started_at, asked_at: `time.monotonic()`.
       waiting_said: the log says that this life waits for its process.
+      proven: an earlier life has acted: its environments can be built there.
       answered: the actor has answered a report once, so it has been placed and runs.
       call: the report that is waited for.
       told: newest version it was told of, by `telling`, a call that it answers at once.
@@ -65,6 +66,7 @@ class FleetMember:
       restart_at: when a dead one is started again.
       drain: the call that drains it, until it is answered, at `drained_at`; the worker is killed after `drain_until`.
       rests: it was, at its last report, done with what it was permitted.
+      still_s: at its last report: for how long the thread that acts had not gone on.
       sender: of this life.
       former_senders: of the lives before.
     """
@@ -77,6 +79,7 @@ class FleetMember:
     actor: Any = None
     started_at: float = 0.0
     waiting_said: bool = False
+    proven: bool = False
     answered: bool = False
     call: Any = None
     asked_at: float = 0.0
@@ -92,6 +95,7 @@ class FleetMember:
     env_failures: int = 0
     last_error: str = ""
     rests: bool = False
+    still_s: float = 0.0
     sender: SenderCounters = field(default_factory=SenderCounters)
     former_senders: SenderCounters = field(default_factory=SenderCounters)
 
@@ -109,7 +113,7 @@ class FleetMember:
         """Begins a life."""
         with self.lock:
             self.former_senders, self.sender = self.sender_total, SenderCounters()
-            self.version, self.env_failures, self.rests = -1, 0, False
+            self.version, self.env_failures, self.rests, self.still_s = -1, 0, False, 0.0
             self.state, self.answered, self.call, self.waiting_said = "waiting", False, None, False
             self.told, self.telling, self.permitted = -1, None, 0
             self.started_at = time.monotonic()
@@ -140,7 +144,7 @@ class FleetMember:
     def note(self, report: ActorReport) -> None:
         """Takes what it says of itself."""
         with self.lock:
-            self.sender, self.rests = report.sender, report.rests
+            self.sender, self.rests, self.still_s = report.sender, report.rests, report.still_s
             if report.worker is not None:
                 self.version = report.worker.version
                 self.env_failures += sum(report.worker.env_failures.values())
@@ -156,11 +160,18 @@ class FleetMember:
 
     def overdue(self, config: Config) -> str:
         """Why it is no longer waited for; empty if it is."""
+        deadline_s = config.rollout.report_deadline_s
+        if self.still_s > deadline_s:
+            return (
+                f"the thread that acts has stood still for {self.still_s:.0f} s, more than "
+                f"rollout.report_deadline_s={deadline_s:g}: in the policy, in the log of an environment, or in writing "
+                "fragments"
+            )
         if self.call is None:
             return ""
         waited_s = time.monotonic() - self.asked_at
-        if self.answered and waited_s > config.rollout.report_deadline_s:
-            return f"it did not report within rollout.report_deadline_s={config.rollout.report_deadline_s:g}"
+        if self.answered and waited_s > deadline_s:
+            return f"it did not report within rollout.report_deadline_s={deadline_s:g}"
         if not self.answered and waited_s > config.run.start_deadline_s:
             return (
                 f"its process was not there within run.start_deadline_s={config.run.start_deadline_s:g}, "
@@ -171,6 +182,7 @@ class FleetMember:
     def die(self, reason: str) -> None:
         """Ends a life; the next one begins at `restart_at`."""
         with self.lock:
+            self.proven = self.proven or self.state == "acting"
             self.state, self.last_error, self.actor, self.call = "dead", reason, None, None
             self.life += 1
             self.restart_at = time.monotonic() + self.backoff_s

@@ -1,21 +1,26 @@
-"""The log of one environment: what its processes print, through all its lives, and bounded."""
+"""The logs of environments: what their processes print, through all their lives, and bounded."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
+_LOOK_S = 2.0  # how often a LogKeeper looks at the sizes
 
 log = logging.getLogger(__name__)
 
 
 class InstanceLog:
     """A file that processes append to, and one older file beside it. An environment outlives whatever befalls them.
+
+    Any thread may call anything.
 
     Args:
       folder: is made by `open` if need be.
@@ -29,6 +34,7 @@ class InstanceLog:
         self._max_bytes = max_bytes
         self._life_begin = 0
         self._warned = False
+        self._lock = threading.Lock()
 
     def open(self) -> BinaryIO:
         """The file for the output of a new life.
@@ -38,8 +44,9 @@ class InstanceLog:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.bound()
-        file = self.path.open("ab")
-        self._life_begin = file.tell()
+        with self._lock:
+            file = self.path.open("ab")
+            self._life_begin = file.tell()
         return file
 
     def bound(self) -> None:
@@ -50,7 +57,8 @@ class InstanceLog:
         the run says so once.
         """
         try:
-            self._bound()
+            with self._lock:
+                self._bound()
         except FileNotFoundError:
             return
         except OSError as error:
@@ -74,7 +82,7 @@ class InstanceLog:
     def tail(self) -> str:
         """The last lines of the present life; "" if they cannot be read."""
         try:
-            with self.path.open("rb") as file:
+            with self._lock, self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(min(size, max(self._life_begin, size - _TAIL_BYTES)))
                 text = file.read(_TAIL_BYTES).decode(errors="replace")
@@ -82,3 +90,29 @@ class InstanceLog:
             log.debug("%s cannot be read: %s", self.path, error)
             return ""
         return "\n".join(text.splitlines()[-_TAIL_LINES:])
+
+
+class LogKeeper:
+    """A thread that bounds logs while their processes write: an episode may be endless, and a start full of words.
+
+    Args:
+      logs: of all environments of a pool.
+    """
+
+    def __init__(self, logs: Sequence[InstanceLog]) -> None:
+        self._logs = logs
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log-keeper", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread, unless the disk holds it up; a last look is taken before."""
+        self._closed.set()
+        self._thread.join(_LOOK_S)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._closed.wait(_LOOK_S)
+            for one in self._logs:
+                one.bound()

@@ -3,7 +3,8 @@
 A process group catches most of an environment's processes, but simulators start some in sessions of their own, and a
 stopped process cannot end itself when its parent is gone. So every environment carries a marker in the process's
 initial environment variables, which all its descendants inherit, and `kill_marked` finds them by it (Linux: /proc).
-A `ProcessGuard` is a tiny process that waits for the death of the one that made it and then kills by that marker.
+A `ProcessGuard` is a tiny process that waits for the death of the one that made it and then kills by that marker. It is
+no child of that one: when Ray kills an actor it kills the children of the actor's process first.
 
 Run as a program, this file is the guard: standard library only.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -61,26 +63,34 @@ class ProcessGuard:
         self.marker = f"{uuid.uuid4().hex}:"
         # The guard reads its standard input to the end: that comes when the last holder of the pipe has died. It has
         # a session of its own, so that what stops this program from a terminal does not stop the guard first.
-        self._process = subprocess.Popen(
+        starter = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, self.marker],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        self._pipe, self._guard = starter.stdin, starter.stdout
+        self._pid = int(self._guard.readline())
+        starter.wait()
 
     def close(self) -> None:
         """Kills whatever is marked and ends the guard; harmless if called twice."""
         kill_marked(self.marker)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._guard.closed:
+            return
+        self._pipe.close()
+        if not select.select([self._guard], [], [], _STOP_DEADLINE_S)[0]:  # its end of the pipe closes when it ends
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self._guard.close()
 
 
 def main() -> None:
+    if pid := os.fork():
+        print(pid, flush=True)
+        os._exit(0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()

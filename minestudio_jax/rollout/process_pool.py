@@ -10,6 +10,7 @@ import logging
 import math
 import select
 import selectors
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ import numpy as np
 from minestudio_jax.envs.env import EnvironmentSpec, Observation
 from minestudio_jax.envs.host_protocol import StepOutcome, StepRequests
 from minestudio_jax.rollout.crash_budget import CrashBudget
-from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
+from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters, ToldToStop
 from minestudio_jax.rollout.env_worker import EnvLaunch, EnvWorker, InstanceFailure
 from minestudio_jax.rollout.host_permits import Permit
+from minestudio_jax.rollout.instance_log import InstanceLog, LogKeeper
 from minestudio_jax.rollout.process_guard import ProcessGuard
 from minestudio_jax.rollout.recycling import Recycling
 from minestudio_jax.rollout.start_limit import StartLimit
@@ -35,6 +37,7 @@ _MAX_DOUBLINGS = 10
 _CLOSE_GRACE_S = 2.0  # for all environments together, to close in good order when the pool does
 _RECYCLE_GRACE_S = 10.0  # for one environment that is replaced
 _PERMIT_RETRY_S = 0.2  # while other processes hold all the permits to start
+_LOOK_S = 0.25  # how often who waits for the first start looks whether to give up
 _LATE_S = 0.5  # in a step for longer than this, an environment is not waited for any more
 
 _NO_OUTCOME = StepOutcome(0.0, False, False, {})
@@ -63,6 +66,7 @@ class _Slot:
       sent_at: `time.monotonic()` of that action.
       late: that action is under way for so long that no batch waits for it.
       lost: how the instance broke while nothing was asked of it; told as the failure of the next action.
+      proven: an instance has been ready once.
       first: what the caller will receive begins an episode.
       reset_seed: of the first reset of this life.
     """
@@ -82,6 +86,7 @@ class _Slot:
     sent_at: float = 0.0
     late: bool = False
     lost: InstanceFailure | None = None
+    proven: bool = False
     outcome: StepOutcome = _NO_OUTCOME
     obs: Observation = dataclasses.field(default_factory=dict)
     final_obs: Observation | None = None
@@ -98,15 +103,17 @@ class ProcessEnvPool:
 
     Args:
       launch: how environments are started.
-      num_envs: how many.
+      logs: what each environment prints goes there.
       seed: of the pool. Environment i's factory and its first reset in life k get seeds derived from (seed,
         launch.first_index + i, k); later resets go on with the environment's own stream.
       max_failures_per_hour: of all environments together; one more makes `recv` raise. Recycling is none.
       tasks: of each environment, a JSON value that is given to its factory as task=; None: nothing is given.
       recycling: when instances are replaced although they work.
       start_limit: how many may be on the way from their start to their first observation.
+      stop: gives up the start of the first one, which the constructor waits for.
     Raises:
-      EnvironmentFailure: no environment can be started. The constructor returns when the first one has been.
+      EnvironmentFailure: no environment can be started.
+      ToldToStop: it was.
     """
 
     spec: EnvironmentSpec
@@ -115,15 +122,16 @@ class ProcessEnvPool:
     def __init__(
         self,
         launch: EnvLaunch,
-        num_envs: int,
+        logs: Sequence[InstanceLog],
         seed: int,
         *,
         max_failures_per_hour: int,
         tasks: Sequence[Any] | None = None,
         recycling: Recycling | None = None,
         start_limit: StartLimit | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        self.num_envs = num_envs
+        self.num_envs = num_envs = len(logs)
         self.counters = PoolCounters()
         self._launches = [
             launch if tasks is None else dataclasses.replace(launch, options={**launch.options, "task": tasks[i]})
@@ -144,9 +152,12 @@ class ProcessEnvPool:
         self._poll = select.epoll()
         self._slot_of_fd: dict[int, _Slot] = {}
         self._guard = ProcessGuard()
+        self._logs, self._log_keeper = logs, LogKeeper(logs)
         try:
             while not self._spec_known:
-                self._wait_for_event(math.inf)
+                if stop is not None and stop.is_set():
+                    raise ToldToStop("before an environment had started")
+                self._wait_for_event(time.monotonic() + _LOOK_S)
         except BaseException:
             self.close()
             raise
@@ -235,6 +246,7 @@ class ProcessEnvPool:
         lost = [slot.worker for slot in self._slots if slot.worker is not None and slot.lost is not None]
         for worker in [*workers, *lost, *self._dying]:
             worker.close()
+        self._log_keeper.close()
 
     def _wait_for_event(self, until: float) -> None:
         """Starts what is due, waits (to `until` at most) for something to happen, and deals with all that has."""
@@ -276,7 +288,7 @@ class ProcessEnvPool:
         slot.steps = 0
         self.counters = dataclasses.replace(self.counters, starts=self.counters.starts + 1)
         try:
-            slot.worker = EnvWorker(launch, slot.env_id, factory_seed, marker)
+            slot.worker = EnvWorker(launch, slot.env_id, factory_seed, marker, self._logs[slot.env_id])
         except InstanceFailure as failure:
             self._fail(slot, failure)
             return
@@ -318,7 +330,7 @@ class ProcessEnvPool:
             self._check_at = min(self._check_at, worker.deadline)
         elif answer == "reset":
             self._give_back_permit(slot)
-            self._budget.ever_ready = True
+            self._budget.ever_ready = slot.proven = True
             slot.state, slot.first, slot.obs = _State.READY, True, worker.current
             self._ready.append(slot)
 
@@ -326,7 +338,6 @@ class ProcessEnvPool:
         """Asks for the next one, of this instance or of a new one."""
         if slot.outcome.truncated:
             slot.final_obs = worker.final  # its memory lasts as long as this, should the worker not
-        worker.bound_log()
         now = time.monotonic()
         reason = self._recycling.reason(now - worker.started_at, slot.steps, worker.resident_bytes)
         if reason:
@@ -421,7 +432,7 @@ class ProcessEnvPool:
         slot.barren_failures += 1
         failures = {**self.counters.failures, failure.cause: self.counters.failures[failure.cause] + 1}
         self.counters = dataclasses.replace(self.counters, failures=failures)
-        self._budget.charge(failure, now)
+        self._budget.charge(failure, slot.proven, now)
         log.warning("%s", failure)
 
     def _hand_over(self, ready: list[_Slot]) -> EnvironmentSteps:

@@ -230,6 +230,13 @@ class ReplayBuffer:
                 self._leave(self._assembling.pop(chunk.source))
         self._chunks = [chunk for chunk in self._chunks if not self._left(chunk)]
 
+    def complete_no_more(self, worker_id: int, worker_life: int) -> None:
+        """Takes note that a worker delivers nothing more: the chunks it has begun leave, as they stay incomplete."""
+        for source, chunk in list(self._assembling.items()):
+            if chunk.source[:2] == (worker_id, worker_life):
+                del self._assembling[source]
+                self._leave(chunk)
+
     def check(self) -> None:
         """Counts everything anew.
 

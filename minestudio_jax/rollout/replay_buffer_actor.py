@@ -115,6 +115,12 @@ class ReplayBufferActor:
             self._buffer.lose(worker_id, worker_life)
             self._changed.notify_all()
 
+    async def complete_no_more(self, worker_id: int, worker_life: int) -> None:
+        """As ReplayBuffer.complete_no_more."""
+        async with self._changed:
+            self._buffer.complete_no_more(worker_id, worker_life)
+            self._changed.notify_all()
+
     async def status(self) -> ReplayStatus:
         buffer = self._buffer
         return ReplayStatus(buffer.ready(), self._counters(), buffer.session_id, buffer.version, buffer.producers())

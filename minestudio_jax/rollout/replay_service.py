@@ -13,6 +13,7 @@ import ray
 import ray.exceptions
 
 from minestudio_jax.config import Config
+from minestudio_jax.rollout.crash_budget import LastHour
 from minestudio_jax.rollout.fragment import FragmentId
 from minestudio_jax.rollout.placement import buffer_options
 from minestudio_jax.rollout.ray_failures import ACTOR_GONE
@@ -54,7 +55,7 @@ class ReplayService:
         self._status_call: Any = None
         self._asked_at = 0.0
         self._warned = False
-        self.restarts = 0
+        self.restarts, self._deaths = 0, LastHour()
         self.ready = 0
         self.producers: set[tuple[int, int]] = set()  # at `looked_at`, a time.monotonic()
         self.looked_at = 0.0
@@ -122,7 +123,7 @@ class ReplayService:
         Returns:
           Whether there is a new one.
         Raises:
-          RolloutFailure: `replay.max_restarts` are used up.
+          RolloutFailure: more than `replay.max_restarts` deaths within an hour.
         """
         setting, deadline_s = "rollout.report_deadline_s", self._config.rollout.report_deadline_s
         if not self._answered:
@@ -155,10 +156,10 @@ class ReplayService:
 
     def _replace(self, reason: str) -> None:
         limit = self._config.replay.max_restarts
-        if self.restarts >= limit:
+        if (deaths := self._deaths.add(time.monotonic())) > limit:
             raise RolloutFailure(
-                f"the replay buffer {reason}; replay.max_restarts={limit} is used up: is the machine short of memory? "
-                "The same command continues"
+                f"the replay buffer {reason}; {deaths} of its deaths within an hour are more than replay.max_restarts="
+                f"{limit}: is the machine short of memory? The same command continues"
             )
         self.restarts += 1
         self.last_error = reason

@@ -18,7 +18,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.cpu_pinning import CpuPinning
-from minestudio_jax.rollout.env_pool import EnvPool
+from minestudio_jax.rollout.env_pool import EnvPool, ToldToStop
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox, SenderCounters
@@ -30,6 +30,8 @@ _ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environmen
 _MOST_WARNINGS = 100  # that are kept for a report; of more the oldest go
 MAX_CALLS = 16  # none may wait for another: `stop` and `drain` take their time
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ActorReport:
@@ -40,6 +42,7 @@ class ActorReport:
       spec: of its environments; None while it starts.
       worker: since the last report; None while it starts.
       rests: see RolloutWorker.
+      still_s: for how many seconds the thread that acts has not gone on; 0 unless it acts.
       sender: since the start of the worker.
       warnings: since the last report, sentences for the run's log.
     """
@@ -48,6 +51,7 @@ class ActorReport:
     spec: EnvironmentSpec | None
     worker: WorkerReport | None
     rests: bool
+    still_s: float
     sender: SenderCounters
     warnings: list[str] = field(default_factory=list)
 
@@ -160,17 +164,19 @@ class RolloutActor:
         ready = self._worker if self._started.is_set() else None
         state = "draining" if self._drain_until else "acting" if ready else "starting"
         worker, rests = (ready.report(), ready.rests) if ready else (None, False)
-        return ActorReport(state, self._spec, worker, rests, self._sender.counters, self._warnings.take())
+        still_s = time.monotonic() - ready.moved_at if ready and state == "acting" else 0.0
+        return ActorReport(state, self._spec, worker, rests, still_s, self._sender.counters, self._warnings.take())
 
     def _run(self) -> None:
         """The environments' whole life: everything that they are asked comes from this thread."""
         pool: EnvPool | None = None
         worker_id, worker_life, session_id = self._identity
-        # Before JAX begins: how it compiles, and on which CPUs; those are not for the environments.
-        configure_cpu_compiler()
-        cpus = CpuPinning(self._config.rollout.num_cpus_per_worker)
+        cpus: CpuPinning | None = None
         try:
-            pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before)
+            # Before JAX begins: how it compiles, and on which CPUs; those are not for the environments.
+            configure_cpu_compiler()
+            cpus = CpuPinning(self._config.rollout.num_cpus_per_worker)
+            pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before, self._stop)
             policy = make_policy(self._config, pool.spec)
             self._worker = RolloutWorker(
                 self._config, worker_id, worker_life, session_id, pool, policy, partial(self._deliver, pool)
@@ -186,6 +192,8 @@ class RolloutActor:
             if self._drain_until:
                 self._worker.drain()
             self._outbox.close()
+        except ToldToStop:
+            log.info("rollout worker %d was told to stop while its environments started", worker_id)
         except Exception as error:  # told by the next call
             self._fail(error)
         finally:
@@ -194,7 +202,8 @@ class RolloutActor:
                 self._loader.close()
             if pool is not None:
                 pool.close()
-            cpus.close()
+            if cpus is not None:
+                cpus.close()
 
     def _deliver(self, pool: EnvPool, fragment: SampleFragment) -> None:
         """Hands a fragment to the outbox. While there is no room in it, environments start and hang nevertheless."""
@@ -202,6 +211,8 @@ class RolloutActor:
             if self._must_end():
                 self._sender.abandon()
                 return
+            assert self._worker is not None
+            self._worker.moved_at = time.monotonic()
             pool.attend()
 
     def _must_end(self) -> bool:

@@ -75,9 +75,10 @@ class Lent:
 class RolloutManager:
     """Starts, feeds, watches and stops the rollout workers and the replay buffer. Ray must have been initialised.
 
-    Workers that die or hang, from the beginning on, are restarted with the newest policy, `rollout.max_worker_restarts`
-    times in all, and so is the buffer, `replay.max_restarts` times. A worker whose code raises is not: that is a fault
-    of the settings, and the run fails with its traceback.
+    Workers that die or hang, from the beginning on, are restarted with the newest policy, up to
+    `rollout.max_worker_restarts` times an hour, and so is the buffer, `replay.max_restarts` times. A worker whose code
+    raises is not: that is a fault of the settings, and the run fails with its traceback. If its environments cannot be
+    built, it fails only where no other worker plays.
 
     Args:
       config: the run's settings.
@@ -181,7 +182,7 @@ class RolloutManager:
             sentence += f"; they ask for {need:g} CPUs, of Ray's {total:g} are {free:g} free: some wait for more"
         return sentence
 
-    def fetch(self, num_fragments: int, timeout_s: float, ahead: int = 0) -> list[SampleFragment] | None:
+    def fetch(self, num_fragments: int, timeout_s: float, ahead: Callable[[], int]) -> list[SampleFragment] | None:
         """Fragments for one iteration, or None if there are not enough within `timeout_s`.
 
         A fragment whose producer died with it is replaced by another one and counted as lost.
@@ -189,7 +190,8 @@ class RolloutManager:
         Args:
           num_fragments: of the iteration.
           timeout_s: seconds.
-          ahead: versions that will have been published, beyond the newest one, when they are trained on.
+          ahead: gives how many versions will have been published, beyond the newest one, when they are trained on. It
+            is asked anew whenever there is something to wait for: the learner may have gone on meanwhile.
         Raises:
           RolloutFailure: the experience side failed.
         """
@@ -221,7 +223,7 @@ class RolloutManager:
         self,
         num_fragments: int,
         timeout_s: float,
-        ahead: int,
+        ahead: Callable[[], int],
         read: Callable[[Sequence[Lent]], Collection[FragmentId] | None],
     ) -> bool:
         """As `fetch`, for fragments that several hosts read; they are lent until each host has its part.
@@ -267,10 +269,11 @@ class RolloutManager:
                 self.permit(num_fragments - len(lent))
         return False
 
-    def _lease(self, num_fragments: int, timeout_s: float, ahead: int) -> Lease | None:
+    def _lease(self, num_fragments: int, timeout_s: float, ahead: Callable[[], int]) -> Lease | None:
+        versions = ahead()
         # Only what the learner has to wait for: while it learns synchronous workers rest.
-        self._wanted = num_fragments if ahead == 0 else 0
-        lease = self._replay.lease(num_fragments, timeout_s, ahead)
+        self._wanted = num_fragments if versions == 0 else 0
+        lease = self._replay.lease(num_fragments, timeout_s, versions)
         if lease is not None:
             self._wanted = 0
         return lease

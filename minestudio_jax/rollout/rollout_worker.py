@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,8 @@ class RolloutWorker:
       pool: its environments; closed by the caller.
       policy: the functions.
       emit: called with every finished fragment; may block.
+    Attributes:
+      moved_at: `time.monotonic()` when the thread in `run` was last seen to go on. Who blocks in `emit` sets it.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class RolloutWorker:
         self._acting_version = -1
         self._episodes = [_EpisodeSoFar() for _ in range(pool.num_envs)]
         self.watch = Stopwatch()
+        self.moved_at = time.monotonic()
         self._lock = threading.Lock()
         self._finished_episodes: list[Episode] = []
         self._reported = PoolCounters()
@@ -151,6 +155,7 @@ class RolloutWorker:
           EnvironmentFailure: the environments break too often.
         """
         while not stop.is_set():
+            self.moved_at = time.monotonic()
             if self.may_act:
                 self.run_once()
                 continue

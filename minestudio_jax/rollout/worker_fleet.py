@@ -15,6 +15,8 @@ import ray.exceptions
 
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
+from minestudio_jax.rollout.crash_budget import LastHour
+from minestudio_jax.rollout.env_worker import PermanentEnvironmentFailure
 from minestudio_jax.rollout.fleet_member import FleetMember, WorkerStatus
 from minestudio_jax.rollout.fragment_sender import SenderCounters
 from minestudio_jax.rollout.placement import give_back, reserve, room, worker_options
@@ -54,6 +56,7 @@ class WorkerFleet:
         self._gone = SenderCounters()  # of workers that were removed
         self.target = config.rollout.num_rollout_workers
         self.restarts = 0
+        self._deaths = LastHour()
         self.placed = False  # some worker has had a process
         self.spec: EnvironmentSpec | None = None  # of every worker's environments, once it is known
         for worker_id in range(self.target):
@@ -117,8 +120,8 @@ class WorkerFleet:
           others: calls whose answers end the waiting as well.
           stopping: called after deaths; True if everything has been told to stop, and they are no news.
         Raises:
-          RolloutFailure: `rollout.max_worker_restarts` are used up, or workers' environments differ.
-          RayError: a worker's code failed.
+          RolloutFailure: more than `rollout.max_worker_restarts` deaths within an hour; workers' environments differ.
+          RayError: a worker's code failed, or its environments cannot be built, though no other worker plays.
         """
         self._resize()
         now = time.monotonic()
@@ -130,21 +133,31 @@ class WorkerFleet:
         calls = [m.call for m in self._members.values() if m.call is not None] + others
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=wait_s)
         died: list[tuple[FleetMember, str]] = []
-        never_there: list[tuple[FleetMember, str]] = []
+        lost: list[tuple[FleetMember, str]] = []  # through no fault of theirs
         for member in list(self._members.values()):
             try:
                 if member.call in ready:
                     self._take_report(member, on_report)
-                elif reason := member.overdue(self._config):
-                    (died if member.answered else never_there).append((member, reason))
+                if reason := member.overdue(self._config):
+                    (died if member.answered else lost).append((member, reason))
             except ACTOR_GONE as error:
-                ran = member.answered or not _went_with_its_node(error)
-                (died if ran else never_there).append((member, str(error)))
+                (lost if _went_with_its_node(error) else died).append((member, str(error)))
+            except ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, PermanentEnvironmentFailure):
+                    raise
+                if any(m.state == "acting" for m in self._members.values() if m is not member):
+                    lost.append((member, str(error.cause)))  # what is wrong is its node
+                elif member.proven or member.state == "draining":
+                    died.append((member, str(error.cause)))
+                else:
+                    raise
         if died and stopping():
             return
         for member, reason in died:
-            self._count_restart(member, reason)
-        for member, reason in died + never_there:
+            self._charge(member, reason)
+        replaced = [member for member, _ in died] + [member for member, _ in lost if member.answered]
+        self.restarts += sum(member.state != "draining" for member in replaced)
+        for member, reason in died + lost:
             self._bury(member, reason)
         self._say_who_waits()
 
@@ -227,15 +240,16 @@ class WorkerFleet:
                 room(self._config.rollout, len(late)),
             )
 
-    def _count_restart(self, member: FleetMember, reason: str) -> None:
+    def _charge(self, member: FleetMember, reason: str) -> None:
+        """Counts a death. What went with its node, or never came to be on one, is none."""
         if member.state == "draining":
             return
         limit = self._config.rollout.max_worker_restarts
-        if self.restarts >= limit:
+        if (deaths := self._deaths.add(time.monotonic())) > limit:
             raise RolloutFailure(
-                f"rollout worker {member.worker_id} died and rollout.max_worker_restarts={limit} is used up: {reason}"
+                f"rollout worker {member.worker_id} died; {deaths} deaths of workers within an hour are more than "
+                f"rollout.max_worker_restarts={limit}: {reason}"
             )
-        self.restarts += 1
 
     def _end(self, member: FleetMember) -> None:
         """Kills a worker that died, as far as anybody can tell, and has the buffer forget what died with it."""
@@ -289,6 +303,7 @@ class WorkerFleet:
                 call, member.drain, member.drained_at = member.drain, None, now
                 with contextlib.suppress(ray.exceptions.RayError):
                     self._note(member, ray.get(call), on_report)
+                self._replay_buffer.complete_no_more.remote(member.worker_id, member.life)
             needed = looked_at < member.drained_at or (member.worker_id, member.life) in producers
             if (not member.drained_at or needed) and now < member.drain_until:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -108,15 +108,17 @@ class RayExperience:
                 self._stop.event,
             )
 
-        def fetch_fresh(timeout_s: float, ahead: int) -> Share | None:
-            # Versions that the learner has made and that are not yet published count as well.
-            unpublished = max(0, trainer.counters.policy_version - self._manager.published_version)
-            return fetch(timeout_s, ahead + unpublished)
+        def fetch_fresh(timeout_s: float, ahead: Callable[[], int]) -> Share | None:
+            def versions() -> int:
+                # Versions that the learner has made and that are not yet published count as well.
+                return ahead() + max(0, trainer.counters.policy_version - self._manager.published_version)
+
+            return fetch(timeout_s, versions)
 
         trainer.open(fetch_fresh)
         return True
 
-    def _fetch(self, timeout_s: float, ahead: int) -> Share | None:
+    def _fetch(self, timeout_s: float, ahead: Callable[[], int]) -> Share | None:
         fragments = self._manager.fetch(self._needed, timeout_s, ahead)
         return None if fragments is None else Share.whole(fragments)
 

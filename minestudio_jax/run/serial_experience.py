@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.mesh_shape import sized_replay
 from minestudio_jax.policies.policy import Policy
+from minestudio_jax.rollout.env_pool import ToldToStop
 from minestudio_jax.rollout.environments import check_factory, make_pool
 from minestudio_jax.rollout.fleet_member import WorkerStatus
 from minestudio_jax.rollout.fragment import SampleFragment
@@ -46,7 +47,8 @@ class SerialExperience:
     def __init__(
         self, config: Config, directory: RunDirectory, board: Board, stop: StopSignal, needed: int, host: LeadHost
     ) -> None:
-        del stop, host  # the only one
+        del host  # the only one
+        self._stop = stop
         self._config, self._directory, self._board, self._needed = directory.going_on(config), directory, board, needed
         self._session_id = uuid.uuid4().hex
         self._buffer = ReplayBuffer(
@@ -67,9 +69,12 @@ class SerialExperience:
     def steps(self) -> int:
         return self._buffer.counters.inserted_steps
 
-    def start(self, cleanup: ExitStack) -> EnvironmentSpec:
+    def start(self, cleanup: ExitStack) -> EnvironmentSpec | None:
         self._board.stage(f"starting {self._config.rollout.num_envs} environments in this process's care")
-        self._pool = make_pool(self._config, 0, 0, self._directory.logs, self._session_id)
+        try:
+            self._pool = make_pool(self._config, 0, 0, self._directory.logs, self._session_id, stop=self._stop.event)
+        except ToldToStop:
+            return None
         cleanup.callback(self._pool.close)
         return self._pool.spec
 
@@ -125,9 +130,9 @@ class SerialExperience:
     def _take_in(self, fragment: SampleFragment) -> None:
         self._buffer.add(Entry(fragment, fragment.sized().metadata))
 
-    def _fetch(self, timeout_s: float, ahead: int) -> Share | None:
+    def _fetch(self, timeout_s: float, ahead: Callable[[], int]) -> Share | None:
         give_up = time.monotonic() + timeout_s
-        while (lease := self._buffer.lease(self._needed, ahead)) is None:
+        while (lease := self._buffer.lease(self._needed, ahead())) is None:
             if time.monotonic() > give_up:
                 return None
             self._worker.run_once()

@@ -55,7 +55,7 @@ def leading_source(
     rows = rows_of_hosts(sharding, needed)
     number = 0
 
-    def source(timeout_s: float, ahead: int) -> Share | None:
+    def source(timeout_s: float, ahead: Callable[[], int]) -> Share | None:
         here: dict[FragmentId, SampleFragment] = {}
         share: Share | None = None
 
@@ -111,7 +111,7 @@ def following_source(conversation: Conversation, stop: threading.Event) -> Fragm
     here: dict[FragmentId, SampleFragment] = {}
     asked: Read | None = None
 
-    def source(timeout_s: float, ahead: int) -> Share | None:
+    def source(timeout_s: float, ahead: Callable[[], int]) -> Share | None:
         nonlocal asked
         del ahead  # the first host knows
         while (fetch := conversation.hear(Fetch, 0, timeout_s)) is not None:

@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class StopSignal:
-    """`event` is set by the first SIGINT, SIGTERM or request, of which `name` tells; a second SIGINT interrupts at once."""
+    """`event` is set by the first signal or request to stop, which `name` tells; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.event = threading.Event()

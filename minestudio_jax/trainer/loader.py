@@ -17,9 +17,9 @@ from minestudio_jax.trainer.device_rollout import Ended
 from minestudio_jax.trainer.staging import StagingMemory
 
 # Called with (timeout_s, ahead); gives this host's share of an iteration's fragments, or None if there were not enough
-# within `timeout_s` seconds. `ahead` iterations will have been finished before these fragments' one begins, those under
-# way included.
-FragmentSource = Callable[[float, int], Share | None]
+# within `timeout_s` seconds. `ahead()` iterations will have been finished before these fragments' one begins, those
+# under way included: fewer while the source waits and the learner goes on.
+FragmentSource = Callable[[float, Callable[[], int]], Share | None]
 
 _POLL_S = 0.5  # how often a waiting thread looks whether it should stop
 
@@ -108,8 +108,7 @@ class FragmentLoader:
             try:
                 share = None
                 while share is None and not self._stop.is_set():
-                    # Anew each time: the learner may have finished an iteration meanwhile.
-                    share = self._source(_POLL_S, self._fetched - self._finished)
+                    share = self._source(_POLL_S, lambda: self._fetched - self._finished)
                 if share is None:
                     return
                 self._fetched += 1
@@ -138,7 +137,7 @@ class DirectLoader:
 
     def next(self, timeout_s: float) -> LoadedBatch | None:
         """As FragmentLoader.next."""
-        share = self._source(timeout_s, 0)
+        share = self._source(timeout_s, lambda: 0)
         return None if share is None else self._load(share)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from minestudio_jax.rollout.env_worker import EnvLaunch
+from minestudio_jax.rollout.instance_log import InstanceLog
 from minestudio_jax.rollout.process_pool import ProcessEnvPool
 from tests.rollout.processes import children, marked_pids, shared_memory
 
@@ -19,14 +20,15 @@ def make_pool(tmp_path):
 
     def make(num_envs=1, seed=0, factory="tests.scripted_env:make", max_failures_per_hour=20, step_deadline_s=10.0,
              worker_id=0, first_index=0, python=None, tasks=None, recycling=None, start_limit=None, settings=None,
-             **options):  # fmt: skip
+             log_max_bytes=2**20, stop=None, **options):  # fmt: skip
         launch = EnvLaunch(
-            factory, tmp_path, options, python, 20.0, 10.0, step_deadline_s, worker_id, first_index, **settings or {}
+            factory, options, python, 20.0, 10.0, step_deadline_s, worker_id, first_index, **settings or {}
         )
+        logs = [InstanceLog(tmp_path, worker_id, env_id, log_max_bytes) for env_id in range(num_envs)]
         pools.append(
             ProcessEnvPool(
-                launch, num_envs, seed, max_failures_per_hour=max_failures_per_hour, tasks=tasks, recycling=recycling,
-                start_limit=start_limit,
+                launch, logs, seed, max_failures_per_hour=max_failures_per_hour, tasks=tasks, recycling=recycling,
+                start_limit=start_limit, stop=stop,
             )
         )  # fmt: skip
         return pools[-1]

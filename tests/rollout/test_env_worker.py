@@ -18,6 +18,7 @@ from minestudio_jax.rollout.env_worker import (
     PermanentEnvironmentFailure,
     child_environment,
 )
+from minestudio_jax.rollout.instance_log import InstanceLog
 from tests.rollout.processes import is_alive, sleeper, wait_until
 
 STEP = StepRequests(["choice"]).pack({"choice": np.array([[3]], np.int32)})[0]
@@ -41,13 +42,14 @@ def launch(tmp_path):
     workers = []
 
     def start(ready=True, factory="tests.scripted_env:make", index=0, python=None, deadline_s=10.0, settings=None,
-              **options):  # fmt: skip
-        settings = {"log_dir": tmp_path, **(settings or {})}
+              worker_id=0, log_dir=None, log_max_bytes=2**20, **options):  # fmt: skip
         settings = EnvLaunch(
             factory, options=options, python=python, start_deadline_s=20.0, reset_deadline_s=deadline_s,
-            step_deadline_s=deadline_s, **settings
+            step_deadline_s=deadline_s, worker_id=worker_id, **settings or {}
         )  # fmt: skip
-        workers.append(EnvWorker(settings, index, 5, f"test-{os.getpid()}:{len(workers)}"))
+        log = InstanceLog(log_dir or tmp_path, worker_id, index, log_max_bytes)
+        workers.append(EnvWorker(settings, index, 5, f"test-{os.getpid()}:{len(workers)}", log))
+        workers[-1].log = log
         if ready:
             assert answer(workers[-1]) == "start"
             workers[-1].reset(6)
@@ -93,6 +95,7 @@ def test_observations_rewards_and_infos_are_the_environments(launch):
         ("garbage", "garbage", "cannot be understood"),
         ("shape", "garbage", r"'image' is uint8 \[5, 5, 3\]"),
         ("nan", "garbage", "the reward is nan"),
+        ("huge", "garbage", r"the reward is 1e\+39; .* float32"),
         ("error", "error_info", "java.net.SocketException"),
     ],
 )
@@ -194,11 +197,11 @@ def test_an_idle_environment_leaves_no_stack_in_the_log(launch, tmp_path):
 
 
 def test_the_log_is_bounded_and_the_last_lines_stay(launch, tmp_path):
-    worker = launch(settings={"worker_id": 3, "log_max_bytes": 4096}, chatter=100, episode_length=1000)
+    worker = launch(worker_id=3, log_max_bytes=4096, chatter=100, episode_length=1000)
     log, older = tmp_path / "env-03-000.log", tmp_path / "env-03-000.log.1"
     for _ in range(5):
         step(worker)
-    worker.bound_log()
+    worker.log.bound()
     assert (log.stat().st_size, older.stat().st_size) == (0, 4096)
     assert older.read_text().endswith("line 99 of step 4\n")
     step(worker)
@@ -206,7 +209,7 @@ def test_the_log_is_bounded_and_the_last_lines_stay(launch, tmp_path):
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(InstanceFailure, match=r"env-03-000\.log:\n(.*\n)*line 99 of step 5"):
         step(worker)
-    worker = launch(settings={"worker_id": 3, "log_max_bytes": 1024}, fault="crash", fault_step=1)
+    worker = launch(worker_id=3, log_max_bytes=1024, fault="crash", fault_step=1)
     assert older.stat().st_size == 1024
     with pytest.raises(InstanceFailure) as failure:
         step(worker)
@@ -217,19 +220,19 @@ def test_the_log_is_bounded_and_the_last_lines_stay(launch, tmp_path):
 def test_a_log_that_was_deleted_takes_nothing_with_it(launch, tmp_path):
     worker = launch(fault="crash", fault_step=2)
     (tmp_path / "env-00-000.log").unlink()
-    worker.bound_log()
+    worker.log.bound()
     step(worker)
     with pytest.raises(InstanceFailure, match=r"status 7.*its log .*env-00-000\.log is empty or gone"):
         step(worker)
 
 
 def test_a_log_that_cannot_be_moved_grows_and_that_is_said_once(launch, tmp_path, caplog):
-    worker = launch(settings={"log_max_bytes": 10}, episode_length=1000)
+    worker = launch(log_max_bytes=10, episode_length=1000)
     (tmp_path / "env-00-000.log.1").symlink_to("/dev/full")
     size = (tmp_path / "env-00-000.log").stat().st_size
     assert size > 10
     for _ in range(2):
-        worker.bound_log()
+        worker.log.bound()
         step(worker)
     assert (tmp_path / "env-00-000.log").stat().st_size >= size
     (warning,) = caplog.messages
@@ -239,7 +242,7 @@ def test_a_log_that_cannot_be_moved_grows_and_that_is_said_once(launch, tmp_path
 def test_a_log_that_cannot_be_made_fails_the_start(launch, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InstanceFailure, match=r"environment 0 of worker 0 cannot be started: .*file") as failure:
-        launch(settings={"log_dir": tmp_path / "file" / "logs"})
+        launch(log_dir=tmp_path / "file" / "logs")
     assert failure.value.cause == "start"
 
 
@@ -269,9 +272,9 @@ def test_a_closed_worker_leaves_no_descriptor(launch):
 def test_the_process_dies_in_the_middle_of_a_step_when_its_parent_is_killed(tmp_path):
     code = (
         "import pathlib, sys, time\n"
-        "from tests.rollout.test_env_worker import STEP, EnvLaunch, EnvWorker, answer\n"
-        "launch = EnvLaunch('tests.scripted_env:make', pathlib.Path(sys.argv[1]), {'fault': 'hang', 'fault_step': 1})\n"
-        "worker = EnvWorker(launch, 0, 0, 'orphan:0')\n"
+        "from tests.rollout.test_env_worker import STEP, EnvLaunch, EnvWorker, InstanceLog, answer\n"
+        "launch = EnvLaunch('tests.scripted_env:make', {'fault': 'hang', 'fault_step': 1})\n"
+        "worker = EnvWorker(launch, 0, 0, 'orphan:0', InstanceLog(pathlib.Path(sys.argv[1]), 0, 0, 2**20))\n"
         "answer(worker); worker.reset(0); answer(worker); worker.step(STEP, time.monotonic())\n"
         "print(worker.pid, flush=True); time.sleep(600)"
     )

@@ -39,9 +39,9 @@ def member_that_acts(actor):
     return member
 
 
-def report(abandoned, store_full, rests=True):
+def report(abandoned, store_full, rests=True, still_s=0.0):
     worker = WorkerReport(env_failures={"death": 2, "hang": 1}, version=7)
-    return ActorReport("acting", None, worker, rests, SenderCounters(abandoned, store_full))
+    return ActorReport("acting", None, worker, rests, still_s, SenderCounters(abandoned, store_full))
 
 
 def test_a_new_life_begins_without_what_the_last_one_said_and_what_was_delivered_is_summed_up():
@@ -134,4 +134,17 @@ def test_who_is_asked_and_does_not_answer_is_overdue_by_the_setting_that_says_so
     member.is_there("acting")
     assert "rollout.report_deadline_s" in member.overdue(config)
     member.call = None  # the answer has been taken
+    assert member.overdue(config) == ""
+
+
+def test_who_reports_and_does_not_go_on_is_overdue_too(now):
+    """D-37: the thread that acts may hang where the others answer."""
+    config, member = Config(), member_that_acts(Actor())
+    member.note(report(0, 0, still_s=config.rollout.report_deadline_s))
+    assert member.overdue(config) == ""
+    member.note(report(0, 0, still_s=config.rollout.report_deadline_s + 1.0))
+    assert "has stood still for 61 s" in member.overdue(config)
+    assert "rollout.report_deadline_s" in member.overdue(config)
+    member.die("of standing still")
+    member.start(Actor)
     assert member.overdue(config) == ""

@@ -5,16 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from minestudio_jax.envs.env import EnvironmentFailure
-from minestudio_jax.rollout import process_pool
-from minestudio_jax.rollout.env_pool import PoolCounters
+from minestudio_jax.rollout import instance_log, process_pool
+from minestudio_jax.rollout.env_pool import PoolCounters, ToldToStop
 from tests.rollout.pools import act, act_on, play, receive_all, received
-from tests.rollout.processes import is_alive, shared_memory, sleeper, wait_until
+from tests.rollout.processes import PATIENCE, is_alive, shared_memory, sleeper, wait_until
 
 
 def test_every_environment_is_given_its_task(make_pool):
@@ -255,6 +257,42 @@ def test_environments_that_cannot_work_are_refused_at_once(make_pool):
         play(make_pool(num_envs=2, factory="tests.scripted_env:make_of_different_sizes"), 1, 1)
 
 
+def test_an_environment_that_played_once_is_not_given_up_for_what_its_restart_says(make_pool, tmp_path):
+    """D-39: a machine out of memory or with an overloaded display says what a wrong setting would."""
+    once = tmp_path / "once"
+    once.touch()
+    pool = make_pool(num_envs=2, fault="misconfigured", fault_in="start", fault_once=str(once), step_s=0.01)
+    got = play(pool, 1, 1)
+    once.unlink()
+    os.kill(pid_of(pool, 0), signal.SIGKILL)
+    while not any("failed" in flags for _, _, flags, _ in got[0]):
+        play(pool, 0, 1, got=got)
+    assert pool.counters.failures == {**PoolCounters().failures, "death": 1, "start": 1}
+
+
+def test_a_start_is_given_up_at_once_when_told_so(make_pool):
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    begin = time.monotonic()
+    with pytest.raises(ToldToStop):
+        make_pool(num_envs=2, start_s=60.0, stop=stop)
+    assert time.monotonic() - begin < PATIENCE * 4.0, "two seconds of them to close in good order"
+
+
+def test_a_log_is_bounded_while_an_episode_lasts(make_pool, monkeypatch, tmp_path):
+    monkeypatch.setattr(instance_log, "_LOOK_S", 0.05)
+    pool = make_pool(chatter=50, episode_length=10**6, log_max_bytes=4096, step_s=0.001)
+    log, older = tmp_path / "env-00-000.log", tmp_path / "env-00-000.log.1"
+    begin, written = time.monotonic(), 0
+    while written < 20 * 4096:
+        play(pool, 1)
+        written += 50 * len("line 10 of step 100\n")
+        assert log.stat().st_size < 10 * 4096
+        assert time.monotonic() - begin < PATIENCE * 30.0
+    assert older.stat().st_size == 4096
+    assert pool.counters == PoolCounters(starts=1)
+
+
 def test_seeds_differ_between_environments_and_lives_and_are_reproducible(make_pool, tmp_path):
     def seeds(name):
         fault = {"fault": "crash", "fault_step": 1, "fault_episode": 1, "fault_once": str(tmp_path / name)}
@@ -301,25 +339,33 @@ def test_close_lets_environments_end_in_good_order_and_kills_what_does_not(make_
     decoy.wait()
 
 
-def test_nothing_survives_the_sigkill_of_the_parent(tmp_path):
+@pytest.mark.parametrize("children_first", [False, True], ids=["by-the-system", "as-Ray-does"])
+def test_nothing_survives_the_sigkill_of_the_parent(tmp_path, children_first):
+    """D-37. When Ray kills an actor it kills the children of its process before, and theirs not."""
     code = (
         "import json, os, pathlib, signal, sys, time\n"
         "from minestudio_jax.rollout.env_worker import EnvLaunch\n"
+        "from minestudio_jax.rollout.instance_log import InstanceLog\n"
         "from minestudio_jax.rollout.process_pool import ProcessEnvPool\n"
         "from tests.rollout.pools import play\n"
         "from tests.rollout.processes import children, marked_pids\n"
         "options = {'child': 'session', 'fault': 'hang'}\n"
-        "launch = EnvLaunch('tests.scripted_env:make', pathlib.Path(sys.argv[1]), options, None, 20, 20, 20)\n"
-        "pool = ProcessEnvPool(launch, 3, 0, max_failures_per_hour=0)\n"
+        "launch = EnvLaunch('tests.scripted_env:make', options, None, 20, 20, 20)\n"
+        "logs = [InstanceLog(pathlib.Path(sys.argv[1]), 0, env_id, 2**20) for env_id in range(3)]\n"
+        "pool = ProcessEnvPool(launch, logs, 0, max_failures_per_hour=0)\n"
         "play(pool, 2, 2, 2)\n"
         "os.kill(pool.pids()[1], signal.SIGSTOP)\n"
-        "print(json.dumps(sorted(marked_pids(pool.marker) | children())), flush=True); time.sleep(600)"
+        "guard = {int(pid) for pid in os.listdir('/proc') if pid.isdecimal() and pool.marker.encode() in\n"
+        "         pathlib.Path('/proc', pid, 'cmdline').read_bytes()}\n"
+        "print(json.dumps(sorted(marked_pids(pool.marker) | children() | guard)), flush=True); time.sleep(600)"
     )
     decoy, memory = sleeper(), shared_memory()
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
         pids = json.loads(parent.stdout.readline())
         assert len(pids) == 7  # three environments, what each started, and the guard
         assert all(map(is_alive, pids))
+        for child in psutil.Process(parent.pid).children() if children_first else ():
+            child.kill()
         parent.kill()
     assert wait_until(lambda: not any(map(is_alive, pids)), 5.0)
     assert shared_memory() == memory

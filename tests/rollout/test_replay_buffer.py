@@ -50,6 +50,10 @@ class CheckedBuffer(ReplayBuffer):
         super().lose(worker_id, worker_life)
         self.check()
 
+    def complete_no_more(self, worker_id, worker_life):
+        super().complete_no_more(worker_id, worker_life)
+        self.check()
+
     def take(self, num_fragments, ahead=0):
         """References of a lease that is given back at once; None if there is none."""
         lease = self.lease(num_fragments, ahead)
@@ -174,6 +178,19 @@ def test_a_chunk_holds_consecutive_fragments_and_a_gap_begins_a_new_one():
         buffer.add(e)
     assert sorted(buffer.take(4)) == ["0/2", "0/3", "1/0", "1/1"]
     assert buffer.counters.dropped == 1
+
+
+def test_of_a_worker_that_delivers_no_more_only_whole_chunks_are_waited_for():
+    """Or one that is drained would stay until its last, incomplete chunk is too old."""
+    buffer = make(fragments_per_chunk=2, max_chunks=8)
+    for index in range(3):
+        buffer.add(entry(index))
+    buffer.complete_no_more(0, 1)
+    assert (buffer.counters.held, buffer.producers()) == (3, {(0, 0)}), "another life"
+    buffer.complete_no_more(0, 0)
+    assert (buffer.counters.held, buffer.counters.dropped, buffer.producers()) == (2, 1, {(0, 0)})
+    assert buffer.take(2) == ["0/0", "0/1"]
+    assert buffer.producers() == set()
 
 
 def test_a_fragment_that_comes_twice_is_inserted_once():

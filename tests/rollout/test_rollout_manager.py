@@ -21,14 +21,18 @@ from minestudio_jax.config import Config, EnvConfig, PolicyConfig, ReplayConfig,
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout import fragment_sender, rollout_actor, rollout_manager
+from minestudio_jax.rollout.env_worker import EnvLaunch
 from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox
+from minestudio_jax.rollout.instance_log import InstanceLog
+from minestudio_jax.rollout.process_pool import ProcessEnvPool
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
 from minestudio_jax.rollout.replay_service import NAMESPACE
 from minestudio_jax.rollout.rollout_manager import RolloutFailure, RolloutManager
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.utils import policy_store
 from tests.in_process_pool import SPEC, InProcessPool
-from tests.rollout.processes import is_alive, wait_until
+from tests.rollout.pools import play
+from tests.rollout.processes import is_alive, marked_pids, wait_until
 from tests.trainer.fragments import make_fragments, tiny_policy
 
 LENGTH = 8
@@ -103,7 +107,7 @@ def places():
 def fetch(manager, number=4, timeout_s=60.0):
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
-        fragments = manager.fetch(number, 0.5)
+        fragments = manager.fetch(number, 0.5, lambda: 0)
         if fragments is not None:
             return fragments
     raise AssertionError(manager.status())
@@ -150,7 +154,7 @@ def test_what_other_hosts_read_is_lent_until_all_have_theirs_and_what_is_lost_is
         assert [ray.get(entry.reference).metadata.id for entry in found] == [one.entry.metadata.id for one in lent]
         return [lent[0].entry.metadata.id] if len(rounds) == 1 else []
 
-    while not manager.fetch_with_others(4, 30.0, 0, read):
+    while not manager.fetch_with_others(4, 30.0, lambda: 0, read):
         assert not rounds
     first, second = rounds
     assert second[:3] == first[1:]
@@ -198,7 +202,9 @@ def test_workers_are_added_and_the_youngest_is_drained(manager):
     pids = processes("RolloutActor")
     assert len(places()) == 2
     seen = []
-    wait_until(lambda: seen.extend(f.metadata for f in fetch(manager)) or {m.worker_id for m in seen} == {0, 1}, 60)
+    assert wait_until(
+        lambda: seen.extend(f.metadata for f in fetch(manager)) or {m.worker_id for m in seen} == {0, 1}, 60
+    )
     abandoned = manager.metrics()["rollout/abandoned_fragments"]
     lost = manager.replay_counters.lost
     manager.set_num_workers(1)
@@ -248,15 +254,83 @@ def test_a_worker_that_dies_or_hangs_is_replaced_with_the_newest_policy(manager,
     assert places() == place, "nobody else gets its CPUs meanwhile"
 
 
+def test_what_replaces_a_lost_fragment_need_not_be_as_fresh_when_the_learner_has_gone_on(manager, monkeypatch):
+    """Or learner and workers would wait for each other, the one for newer fragments, the others for room."""
+    asked, lease, read = [], manager._replay.lease, rollout_manager.read_fragments
+
+    def all_lost(entries, *others):
+        monkeypatch.setattr(rollout_manager, "read_fragments", read)
+        return [], [entry.metadata.id for entry in entries]
+
+    def noted(num_fragments, timeout_s, ahead):
+        asked.append(ahead)
+        return lease(num_fragments, timeout_s, ahead)
+
+    monkeypatch.setattr(rollout_manager, "read_fragments", all_lost)
+    monkeypatch.setattr(manager._replay, "lease", noted)
+    ahead = iter((1, 0))
+    assert len(manager.fetch(4, 60.0, lambda: next(ahead, 0))) == 4
+    assert asked[:2] == [1, 0]
+
+
+def test_a_worker_whose_environments_cannot_be_built_on_its_node_costs_only_itself(tmp_path, version):
+    """D-39; if nobody else plays, the run fails at once."""
+    options = {**CONFIG.env.options, "fault": "misconfigured", "fault_in": "start"}
+    rollout = dataclasses.replace(CONFIG.rollout, num_envs=1, inference_batch_size=1, num_cpus_per_worker=0)
+
+    def started(fault_index):
+        env = dataclasses.replace(CONFIG.env, options={**options, "fault_index": fault_index})
+        return RolloutManager(dataclasses.replace(CONFIG, env=env, rollout=rollout), "s", tmp_path, threading.Event())
+
+    manager = started(fault_index=1)
+    try:
+        assert manager.wait_until_started() == VERSION_SPEC
+        manager.publish(1, version)
+        assert wait_until(lambda: states(manager) == ["acting"], 30)
+        manager.set_num_workers(2)
+        assert wait_until(lambda: len(states(manager)) == 2 and manager.status().workers[1].life >= 2, 60)
+        assert "the scripted misconfiguration" in manager.status().workers[1].last_error
+        assert manager.status().workers[0].state == "acting"
+        assert len(fetch(manager)) == 4
+    finally:
+        manager.close(5.0)
+    manager = started(fault_index=0)
+    try:
+        with pytest.raises(RolloutFailure, match="the scripted misconfiguration"):
+            manager.wait_until_started()
+    finally:
+        manager.close(5.0)
+
+
+def test_nothing_that_environments_started_survives_a_worker_that_is_killed_by_ray(tmp_path):
+    """D-37."""
+
+    @ray.remote(num_cpus=0)
+    class Holder:
+        def __init__(self):
+            launch = EnvLaunch("tests.scripted_env:make", {"child": "session"})
+            logs = [InstanceLog(tmp_path, 0, env_id, 2**20) for env_id in range(2)]
+            self._pool = ProcessEnvPool(launch, logs, 0, max_failures_per_hour=0)
+            play(self._pool, 1, 1)
+
+        def marker(self):
+            return self._pool.marker
+
+    holder = Holder.remote()
+    marker = ray.get(holder.marker.remote())
+    assert len(marked_pids(marker)) == 4
+    ray.kill(holder)
+    assert wait_until(lambda: not marked_pids(marker), 10)
+
+
 def test_the_buffer_is_not_replaced_for_ever(manager):
     """The last test of this manager: its run has failed."""
-    assert manager.status().replay_restarts == 3
-    (pid,) = processes("ReplayBufferActor")
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RolloutFailure, match=r"replay\.max_restarts=3"):
-        fetch(manager)
-        while True:
-            fetch(manager, 8)
+    with pytest.raises(RolloutFailure, match=r"4 of its deaths within an hour .* replay\.max_restarts=3"):
+        for _ in range(4):
+            (pid,) = processes("ReplayBufferActor")
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: processes("ReplayBufferActor") not in ([], [pid]), 30)
+            fetch(manager)
 
 
 def test_a_run_begins_with_its_first_environment_and_what_dies_before_is_replaced(tmp_path, version):
@@ -298,7 +372,7 @@ def test_what_was_lost_is_played_again_though_workers_wait_for_permission(tmp_pa
         os.kill(pid, signal.SIGKILL)
         assert len(fetch(manager)) == 4
         assert manager.replay_counters.lost == 4
-        assert manager.fetch(4, 4.0, ahead=1) is None
+        assert manager.fetch(4, 4.0, lambda: 1) is None
     finally:
         manager.close(5.0)
 
@@ -330,6 +404,43 @@ def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(
     actor.load_policy(3, Path(str(3)))
     actor.stop()
     assert loaded == [1, 5]
+
+
+class _Stuck(InProcessPool):
+    """Hangs, as a pool does whose run directory lies on a file server that is gone."""
+
+    def recv(self, *arguments):
+        self.stuck.wait(60)
+        return super().recv(*arguments)
+
+
+def test_a_thread_that_hangs_is_told_of_by_the_others(monkeypatch, tmp_path):
+    """D-37."""
+    pool, params = _Stuck(2), jax.jit(make_policy(CONFIG, SPEC).init)(jax.random.key(0))
+    monkeypatch.setattr(policy_store, "load_version", lambda source, abstract: params)
+    pool.stuck = threading.Event()
+    monkeypatch.setattr(rollout_actor, "make_pool", lambda *_: pool)
+    actor = rollout_actor.RolloutActor(CONFIG, 0, 0, "s", tmp_path, None)
+    assert wait_until(lambda: actor.report().state == "acting")
+    time.sleep(0.5)
+    assert actor.report().still_s < 0.4, "it waits for a policy, and goes on waiting"
+    actor.load_policy(1, Path("1"))
+    assert wait_until(lambda: actor.report().still_s > 1.0, 30)
+    pool.stuck.set()
+    actor.stop()
+
+
+def test_a_worker_that_cannot_even_begin_says_why(monkeypatch, tmp_path):
+    """D-38."""
+
+    def refuse(number):
+        raise PermissionError("these CPUs are not yours")
+
+    monkeypatch.setattr(rollout_actor, "CpuPinning", refuse)
+    actor = rollout_actor.RolloutActor(CONFIG, 0, 0, "s", tmp_path, None)
+    with pytest.raises(PermissionError, match="not yours"):
+        wait_until(lambda: actor.report() is None)
+    actor.stop()
 
 
 def test_what_a_worker_warns_of_is_in_its_reports(monkeypatch, tmp_path):

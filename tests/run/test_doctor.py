@@ -171,7 +171,9 @@ def test_an_instances_memory_follows_its_heap():
     assert simulator.instance_bytes(EnvConfig()) == 4 * _GIB + _GIB // 2 + _GIB // 4
     assert simulator.instance_bytes(EnvConfig(options={"heap_mib": 1024})) == _GIB + _GIB // 2 + _GIB // 4
     assert simulator.instance_bytes(EnvConfig(options={"port": 9000})) == _GIB // 4
-    client = EnvConfig(factory="minerl", options={"client": "minestudio"})  # the engine is MineStudio's, and so its heap
+    client = EnvConfig(
+        factory="minerl", options={"client": "minestudio"}
+    )  # the engine is MineStudio's, and so its heap
     assert simulator_of(client).instance_bytes(client) == 2 * _GIB + _GIB // 2 + _GIB // 4
     for options in ({"port": 0}, {"heap_mib": "much"}):  # of which the factory says what is wrong
         assert simulator.instance_bytes(EnvConfig(options=options)) == simulator.instance_bytes(EnvConfig())

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -45,7 +46,7 @@ def main(out: Path, num_processes: int, index: int, port: str, mesh: str) -> Non
     trainer = PPOTrainer(config, policy, SPEC, LENGTH, out, 0, publication)
     number = iter(range(trainer.counters.iteration, 1000))
 
-    def source(timeout_s: float, ahead: int) -> Share:
+    def source(timeout_s: float, ahead: Callable[[], int]) -> Share:
         whole = Share.whole(make_fragments(policy, behaviour, 4 * jax.device_count(), seed=next(number)))
         rows = rows_of_hosts(trainer.batch_sharding, len(whole.metadata))[index]
         return Share([whole.fragments[row] for row in rows], rows, whole.metadata)

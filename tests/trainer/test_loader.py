@@ -71,7 +71,7 @@ def test_the_source_is_told_how_many_iterations_lie_between(open_loader, fragmen
     told = []
 
     def source(timeout_s, ahead):
-        told.append(ahead)
+        told.append(ahead())
         return Share.whole(fragments)
 
     loader = open_loader(source, prefetch)
