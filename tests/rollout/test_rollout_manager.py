@@ -327,9 +327,9 @@ def test_the_buffer_is_not_replaced_for_ever(manager):
     """The last test of this manager: its run has failed."""
     with pytest.raises(RolloutFailure, match=r"4 of its deaths within an hour .* replay\.max_restarts=3"):
         for _ in range(4):
-            (pid,) = processes("ReplayBufferActor")
+            before, (pid,) = manager.status().replay_restarts, processes("ReplayBufferActor")
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: processes("ReplayBufferActor") not in ([], [pid]), 30)
+            assert wait_until(lambda n=before: manager.raise_error() or manager.status().replay_restarts > n, 30)
             fetch(manager)
 
 
