@@ -7,11 +7,12 @@ JAX or Ray: a wrong setting is refused in a fraction of a second, before any pro
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from minestudio_jax.envs.nearest import did_you_mean
 
 # Short names of env.factory.
 MINECRAFT_FACTORIES = {
@@ -518,8 +519,7 @@ def section_types() -> dict[str, type]:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Half a sentence that names the known word which was probably meant, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    return did_you_mean(word, known) or f"; known are {', '.join(known)}"
 
 
 def num_processes(trainer: TrainerConfig) -> int:

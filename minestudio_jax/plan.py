@@ -26,7 +26,7 @@ _ENV_STEPS_PER_S = flags.DEFINE_float("env_steps_per_s", 25.0, "Steps that one e
 def main(config: Config) -> int:
     for flag, least in ((_DEVICES, 0), (_DEVICE_TFLOPS, 0), (_UTILISATION, 1e-6), (_ENV_STEPS_PER_S, 1e-6)):
         if flag.value < least:
-            raise ConfigError(f"--{flag.name}={flag.value} is not a number above 0")
+            raise ConfigError(f"--{flag.name}={flag.value} is not {'a number above 0' if least else '0 or more'}")
     import jax
 
     from minestudio_jax.mesh_shape import named_devices

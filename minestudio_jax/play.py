@@ -20,7 +20,9 @@ _VIDEO = flags.DEFINE_string("video", "", "Write what is seen to this .mp4, 640x
 
 
 def main(argv: list[str]) -> int:
-    del argv
+    if len(argv) > 1:
+        print(f"play: error: unexpected argument {argv[1]!r}", file=sys.stderr)
+        return 2
     logging.set_verbosity(logging.WARNING)
     from minestudio_jax.run.playing import Session, check_terminal, parse_script, play_by_keyboard, play_by_script
     from minestudio_jax.utils.xla_flags import configure_cpu_compiler

@@ -19,7 +19,8 @@ _METRIC = "episode/return_mean_last_20"
 
 
 def main(argv: list[str]) -> int:
-    del argv
+    if len(argv) > 1:
+        return _refuse(f"unexpected argument {argv[1]!r}: several runs are separated by commas, without spaces")
     if not _RUNS.value:
         return _refuse("--runs is empty: name at least one run directory")
     curves = {}

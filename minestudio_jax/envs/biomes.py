@@ -5,7 +5,7 @@ Simulator side: the standard library only, Python 3.8 syntax.
 
 from __future__ import annotations
 
-import difflib
+from minestudio_jax.envs.nearest import did_you_mean
 
 GROUPS = {
     "beach": ("beach", "snowy_beach"),
@@ -41,6 +41,7 @@ GROUPS = {
     ),
 }  # fmt: skip
 
+_NO_SUCH = "Minecraft 1.16.5 has no such biome to begin in"
 _GROUP_OF = {**{biome: group for group, biomes in GROUPS.items() for biome in biomes}, **{g: g for g in GROUPS}}
 
 
@@ -55,9 +56,7 @@ def check_biome(name: str, where: str) -> None:
         return
     if name in GROUPS:
         raise ValueError(f"{where}={name!r} is a group of biomes: name some of them, {', '.join(GROUPS[name])}")
-    close = difflib.get_close_matches(name, biomes, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{where}={name!r}: Minecraft 1.16.5 has no such biome to begin in{hint}")
+    raise ValueError(f"{where}={name!r}: {_NO_SUCH}{did_you_mean(name, biomes)}")
 
 
 def group_of(biome: str) -> str:
@@ -70,7 +69,5 @@ def group_of(biome: str) -> str:
       ValueError: Minecraft's overworld has none of that name; names the nearest.
     """
     if biome not in _GROUP_OF:
-        close = difflib.get_close_matches(biome, list(_GROUP_OF), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"biome={biome!r}: Minecraft 1.16.5 has no such biome to begin in{hint}")
+        raise ValueError(f"biome={biome!r}: {_NO_SUCH}{did_you_mean(biome, _GROUP_OF)}")
     return _GROUP_OF[biome]

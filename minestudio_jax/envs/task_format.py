@@ -6,12 +6,12 @@ Simulator side: NumPy and the standard library only, Python 3.8 syntax.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from minestudio_jax.envs.actions import BUTTONS
+from minestudio_jax.envs.nearest import did_you_mean
 from minestudio_jax.envs.tasks import (
     ACTION_SETS,
     ANY,
@@ -73,9 +73,7 @@ def one_of(word: Any, known: Iterable[str], where: str) -> str:
     names = list(known)
     if word in names:
         return str(word)
-    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{where}={word!r} is not one of {', '.join(names)}{hint}")
+    raise ValueError(f"{where}={word!r} is not one of {', '.join(names)}{did_you_mean(word, names)}")
 
 
 def whole_number(value: Any, where: str, least: int, most: Optional[int] = None) -> int:
@@ -291,9 +289,8 @@ def _check_keys(values: Mapping[str, Any], kind: Any, where: str) -> None:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"{where}: there is no key {key!r}; {hint}known are {', '.join(fields)}")
+            hint = did_you_mean(key, fields)
+            raise ValueError(f"{where}: there is no key {key!r}{hint} (known are {', '.join(fields)})")
     for name, f in fields.items():
         needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if needed and name not in values:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 
-from minestudio_jax.config import Config, num_processes
+from minestudio_jax.config import Config, num_environments, num_processes
 from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration, sized_replay
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
@@ -36,7 +37,7 @@ def derived_figures(config: Config) -> dict[str, str]:
     figures = {
         "learner devices": f"{devices} ({jax.devices()[0].device_kind})"
         + (f" on {hosts} hosts like this one" if hosts > 1 else ""),
-        "environments": str(config.rollout.num_rollout_workers * config.rollout.num_envs),
+        "environments": str(num_environments(config)),
         "fragments per iteration": str(fragments),
         "steps per iteration": f"{fragments * length:,}",
         "optimiser steps per iteration": str(
@@ -55,7 +56,7 @@ def derived_figures(config: Config) -> dict[str, str]:
     params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
     figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"
     figures["memory of one fragment"] = f"{one / 1e6:.2f} MB"
-    if config.rollout.mode == "ray":
+    if config.rollout.mode != "device":
         replay = sized_replay(config, devices)
         capacity = replay.max_chunks * replay.fragments_per_chunk
         if replay.max_gib:
@@ -79,6 +80,4 @@ def report(config: Config) -> str:
 
 
 def _json(value: object) -> str:
-    import json
-
     return json.dumps(value) if isinstance(value, (dict, bool)) else str(value)

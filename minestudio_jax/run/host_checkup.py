@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
-from minestudio_jax.config import Config, PolicyConfig, num_environments
+from minestudio_jax.config import Config, ConfigError, PolicyConfig, num_environments
+from minestudio_jax.run import ray_cluster
 from minestudio_jax.run.finding import Finding, bad, doubtful, good
 
 _GIB = 2**30
@@ -21,7 +21,6 @@ _LEAST_SHARED_BYTES = _GIB
 _LEAST_DISK_BYTES = 5 * _GIB
 _DESCRIPTORS_PER_ENV = 8  # sockets, memory and logs of a worker for each of its environments
 _DESCRIPTORS_OF_RAY = 1024
-_CONNECT_DEADLINE_S = 5.0
 
 
 def check_host(config: Config, instance_bytes: int) -> Iterator[Finding]:
@@ -136,15 +135,11 @@ def _ray(address: str) -> Iterator[Finding]:
         what = f"the cluster that {address!r} finds" if address else "a private one is started on this machine"
         yield good("Ray", f"version {version}, {what}")
         return
-    host, port = address.rsplit(":", 1)
     try:
-        socket.create_connection((host, int(port)), _CONNECT_DEADLINE_S).close()
-    except (OSError, ValueError) as error:
-        yield bad(
-            "Ray",
-            f"no cluster answers at run.ray_address={address!r} ({error})",
-            "start one with 'ray start --head', or leave the setting empty for a private one",
-        )
+        ray_cluster.check_reachable(address)
+    except ConfigError as error:
+        sentence, _, remedy = str(error).partition("; ")
+        yield bad("Ray", sentence, remedy)
         return
     yield good("Ray", f"version {version}, a cluster answers at {address}")
 

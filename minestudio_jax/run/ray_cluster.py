@@ -167,7 +167,7 @@ def check_reachable(address: str) -> None:
     host, port = address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), _CONNECT_DEADLINE_S).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _no_cluster(address, error) from error
 
 

@@ -71,7 +71,11 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self.logs.mkdir(exist_ok=True)
             self._lock = run_lock.hold(self.path)
-        self.changed_settings = self._write_config(config)
+            try:
+                self.changed_settings = self._write_config(config)
+            except BaseException:
+                self._lock.close()
+                raise
 
     @property
     def logs(self) -> Path:

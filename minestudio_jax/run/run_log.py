@@ -30,7 +30,9 @@ def log_to(path: Path, level: str, board: Board, cleanup: ExitStack) -> None:
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("minestudio_jax")
+    cleanup.callback(logger.setLevel, logger.level)
     logger.setLevel(level.upper())
+    cleanup.callback(setattr, logger, "propagate", logger.propagate)
     logger.propagate = False
     for handler in (file, _WarningsOnBoard(board)):
         logger.addHandler(handler)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minestudio_jax.config import EnvConfig
+from minestudio_jax.config import MINECRAFT_FACTORIES, EnvConfig, factory_path
 from minestudio_jax.envs import display
 from minestudio_jax.envs.engine import JAVA_COMMAND, Launch
 from minestudio_jax.envs.env import EnvironmentFailure
@@ -79,7 +79,7 @@ _MINESTUDIOS_CLIENT = Simulator("minestudio", _MINESTUDIO, _CLIENT, HEAP_MIB["mi
 
 def simulator_of(env: EnvConfig) -> Simulator | None:
     """The simulator behind env.factory, if it is one of Minecraft's."""
-    name = env.factory.partition(":")[0].rsplit(".", 1)[-1]
+    name = next((name for name, path in MINECRAFT_FACTORIES.items() if path == factory_path(env)), "")
     if name == "minerl" and env.options.get("client") == "minestudio":
         return _MINESTUDIOS_CLIENT
     return SIMULATORS.get(name)

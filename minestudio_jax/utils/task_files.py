@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from minestudio_jax.envs.nearest import did_you_mean
 from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.tasks import Task
 
@@ -32,9 +32,8 @@ def load_task(task: str) -> Task:
     path = Path(task).expanduser() if task.endswith((".yaml", ".yml")) else FOLDER / f"{task}.yaml"
     if not path.is_file():
         names = task_names()
-        close = difflib.get_close_matches(task, names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"env.task: there is no {task!r}; {hint}known are {', '.join(names)}, or give a .yaml file")
+        hint = did_you_mean(task, names)
+        raise ValueError(f"env.task: there is no {task!r}{hint} (known are {', '.join(names)}, or give a .yaml file)")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

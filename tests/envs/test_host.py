@@ -68,10 +68,13 @@ def test_messages_survive_the_way():
         assert unpack(pack(message)) == message
     for outcome in (
         StepOutcome(0.1 + 0.2, False, False, {}),
-        StepOutcome(-1e300, True, False, {"success": True, "text": "Äpfel"}),
+        StepOutcome(-1e38, True, False, {"success": True, "text": "Äpfel"}),
         StepOutcome(0.0, False, True, {}),
     ):
         assert unpack_outcome(pack_outcome(outcome)) == outcome
+    for reward in (float("nan"), float("-inf"), 1e39):  # the last is infinite in float32
+        with pytest.raises(ProtocolError, match="not a message"):
+            unpack_outcome(pack_outcome(StepOutcome(reward, False, False, {})))
 
 
 def test_step_requests_are_as_documented():

@@ -159,7 +159,8 @@ def test_an_interpreter_that_does_not_run_is_named():
 def test_simulators_are_known_by_their_factories():
     for factory in ("minerl", "minestudio_jax.envs.minerl:make"):
         assert simulator_of(EnvConfig(factory=factory)) is SIMULATORS["minerl"]
-    assert simulator_of(EnvConfig(factory="my.own:make")) is None
+    for factory in ("my.own:make", "my.minerl:make", "my.minestudio:make"):
+        assert simulator_of(EnvConfig(factory=factory)) is None
     assert simulator_of(EnvConfig()) is None
     client = simulator_of(EnvConfig(factory="minerl", options={"client": "minestudio"}))
     assert client.name == "minestudio"

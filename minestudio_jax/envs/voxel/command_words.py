@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from minestudio_jax.envs.nearest import did_you_mean
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import items
@@ -128,7 +128,5 @@ def known(what: str, word: str, names: Iterable[str]) -> str:
     """A name without its namespace. Raises CommandError if it is not among `names`; names the nearest."""
     name, names = word.removeprefix("minecraft:"), tuple(names)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise CommandError(f"the embedded world has no {what} {name!r}{hint}")
+        raise CommandError(f"the embedded world has no {what} {name!r}{did_you_mean(name, names)}")
     return name

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minestudio_jax.envs.nearest import did_you_mean
 from minestudio_jax.envs.tasks import Task, events_of
 from minestudio_jax.envs.voxel import statistics as stats
 from minestudio_jax.envs.voxel.state import Statistics
@@ -25,10 +24,9 @@ def check_task(task: Task) -> None:
         known = stats.NAMES.get(event, ())
         for name in objects:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"did you mean {close[0]!r}? " if close else ""
                 raise ValueError(
-                    f"task {task.name}: {where}: the embedded world has no {event} of {name!r}; {hint}{FOR_MINECRAFT}"
+                    f"task {task.name}: {where}: the embedded world has no {event} of {name!r}"
+                    f"{did_you_mean(name, known)} ({FOR_MINECRAFT})"
                 )
 
 

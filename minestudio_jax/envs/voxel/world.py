@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from minestudio_jax.envs import actions
+from minestudio_jax.envs.nearest import did_you_mean
 from minestudio_jax.envs.tasks import GOAL_EVENTS, Task, events_of
 from minestudio_jax.envs.voxel import commands, crafting, physics, rewards, survival, terrain
 from minestudio_jax.envs.voxel import drops as lying
@@ -409,6 +409,5 @@ def _check_setting(where: str, name: str, value: Any) -> None:
 
 def _check(setting: str, word: str, known: Iterable[str]) -> None:
     if word not in known:
-        close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{setting}: there is no {word!r}; {hint}known are {', '.join(known)}")
+        hint = did_you_mean(word, known)
+        raise ValueError(f"{setting}: there is no {word!r}{hint} (known are {', '.join(known)})")
