@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+from minestudio_jax.envs.marked_processes import kill_marked
 
 log = logging.getLogger(__name__)
 
 _MARK = "MINESTUDIO_JAX_OWNED"
-_MAX_PASSES = 100
 _REAP_DEADLINE_S = 10.0
 
 # Becomes the program. Before that it asks the kernel (prctl's PR_SET_PDEATHSIG) for a SIGKILL when the thread that
@@ -88,33 +89,6 @@ class OwnedProcess:
             self.end(grace_s)
         if not self.end():
             self._process.kill()
-        _kill_marked(self._mark)
+        kill_marked(_MARK, self._mark)
         if not self.end(_REAP_DEADLINE_S):
             log.warning("process %d was killed, but the system has not ended it yet", self.pid)
-
-
-def _kill_marked(mark: str) -> None:
-    signalled = set()
-    # Processes may be born while /proc is read, but not of a killed one: a pass that finds nothing new is the last.
-    for _ in range(_MAX_PASSES):
-        new = [pid for pid in _marked(mark) if pid not in signalled]
-        if not new:
-            return
-        for pid in new:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        signalled.update(new)
-
-
-def _marked(mark: str) -> Iterator[int]:
-    pattern = f"\0{_MARK}={mark}\0".encode()
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            try:
-                with open(f"/proc/{entry}/environ", "rb") as variables:
-                    if pattern in b"\0" + variables.read() + b"\0":
-                        yield int(entry)
-            except OSError:  # it has just ended, or is another user's
-                continue

@@ -36,10 +36,11 @@ from minestudio_jax.envs.host_protocol import (
     unpack,
     unpack_outcome,
 )
+from minestudio_jax.envs.marked_processes import kill_marked, marked_processes
 from minestudio_jax.rollout.env_pool import FAILURE_CAUSES
 from minestudio_jax.rollout.heap_variables import without_heap_variables
 from minestudio_jax.rollout.instance_log import InstanceLog
-from minestudio_jax.rollout.process_guard import MARKER_VARIABLE, kill_marked, marked_processes
+from minestudio_jax.rollout.process_guard import MARKER_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +267,7 @@ class EnvWorker:
     def resident_bytes(self) -> int:
         """Resident memory of all its processes together, however they hide."""
         total = 0
-        for pid in marked_processes(self._marker):
+        for pid in marked_processes(MARKER_VARIABLE, self._marker):
             with contextlib.suppress(psutil.Error):  # it has just ended
                 total += psutil.Process(pid).memory_info().rss
         return total
@@ -296,7 +297,7 @@ class EnvWorker:
         # Not waited for before, so the number is still this group's, even if its leader is dead.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        kill_marked(self._marker)
+        kill_marked(MARKER_VARIABLE, self._marker)
 
     def close(self) -> None:
         """Kills and reaps; harmless if called twice."""
