@@ -39,7 +39,8 @@ class _Draft:
     Attributes:
       arrays: SampleFragment's fields by name.
       start_step: number of its first step within the environment.
-      version_first, version_last: policy versions so far.
+      version_first, version_last: policy versions of the steps so far.
+      version_decided: that of the last decision, which may still be lost.
       steps: genuine ones so far; the row of the next decision.
     """
 
@@ -47,6 +48,7 @@ class _Draft:
     start_step: int
     version_first: int = -1
     version_last: int = -1
+    version_decided: int = -1
     steps: int = 0
 
 
@@ -120,7 +122,7 @@ class FragmentBuilder:
             arrays["action"][name][t] = component
         arrays["behaviour_logp"][t] = decision.logp
         arrays["behaviour_value"][t] = decision.value
-        draft.version_last = decision.version
+        draft.version_decided = decision.version
         self._observed, self._decided = False, True
         return None if finished is None else self._finish(finished)
 
@@ -135,6 +137,7 @@ class FragmentBuilder:
         arrays["truncated"][t] = truncated
         arrays["truncation_value"][t] = truncation_value
         draft.steps += 1
+        draft.version_last = draft.version_decided
         self._env_step += 1
         self._decided = False
 

@@ -61,9 +61,9 @@ def test_a_failure_cuts_the_fragment_before_the_step_that_never_was(builder):
     """D-13."""
     feed(builder, 2)
     builder.observe({"image": signed_image(0, 0, 2)}, False)
-    assert builder.decide(decision(2)) is None
+    assert builder.decide(decision(2, version=9)) is None
     fragment = builder.cut()
-    assert fragment.metadata.valid_steps == 2
+    assert (fragment.metadata.valid_steps, fragment.metadata.version_last) == (2, 1), "the lost decision is none of it"
     np.testing.assert_array_equal(fragment.reward, [0, 1, 0, 0])
     np.testing.assert_array_equal(fragment.obs["image"][2], signed_image(0, 0, 2))
     assert fragment.behaviour_value[2] == 12.0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from minestudio_jax.config import Config, RolloutConfig
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.impala import ImpalaPolicy
+from minestudio_jax.policies.policy import Policy, PolicyOutput
 from minestudio_jax.rollout.rollout_worker import RolloutWorker
 from minestudio_jax.trainer.batch import in_runs, stack_fragments
 from tests.in_process_pool import SPEC, InProcessPool, signed_image
@@ -165,6 +168,43 @@ def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy
     output, _ = policy.apply(other, batch.obs, batch.first, batch.policy_state)
     logp = heads.log_prob({k: l[:, :-1] for k, l in output.logits.items()}, batch.action)
     np.testing.assert_allclose(logp[fresh], batch.behaviour_logp[fresh], atol=1e-5)
+
+
+class Versioned(Policy):
+    """Says its version as its value."""
+
+    def init(self, key):
+        return {"version": jnp.zeros(())}
+
+    def initial_state(self, batch):
+        return ()
+
+    def apply(self, params, obs, first, state):
+        logits = jnp.full((*first.shape, SPEC.action["choice"]), -np.log(SPEC.action["choice"]), jnp.float32)
+        return PolicyOutput({"choice": logits}, jnp.broadcast_to(params["version"], first.shape)), state
+
+
+def test_ten_thousand_versions_in_a_hurry_are_never_mistaken_for_one_another():
+    """D-19: number and parameters change together, whatever thread brings them."""
+    config = Config(rollout=RolloutConfig(num_envs=3, inference_batch_size=2, fragment_length=LENGTH))
+    fragments, over = [], threading.Event()
+    worker = RolloutWorker(config, 0, 0, "s", InProcessPool(3, ends, ready=2), Versioned(), fragments.append)
+    worker.set_policy(1, {"version": jnp.float32(1)})
+
+    def hurry():
+        for version in range(2, 10_002):
+            worker.set_policy(version, {"version": np.float32(version)})
+        over.set()
+
+    thread = threading.Thread(target=hurry)
+    thread.start()
+    while not over.is_set() or len(fragments) < 30:
+        worker.run_once()
+    thread.join()
+    for fragment in fragments:
+        metadata, value = fragment.metadata, fragment.behaviour_value
+        assert (value[0], value[metadata.valid_steps - 1]) == (metadata.version_first, metadata.version_last)
+    assert len({fragment.metadata.version_last for fragment in fragments}) > 5
 
 
 def test_draining_emits_what_there_is_of_every_fragment(policy, params):
