@@ -7,6 +7,7 @@ from pathlib import Path
 from minestudio_jax.config import Config, ConfigError
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Params, Policy
+from minestudio_jax.trainer.checkpoint import CheckpointFailure
 from minestudio_jax.trainer.device_collector import DeviceCollector
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
@@ -25,7 +26,7 @@ def make_trainer(
     """See PPOTrainer; hosts must make theirs at the same time.
 
     Raises:
-      ConfigError: the checkpoint there does not fit the settings.
+      ConfigError: the checkpoint there does not fit the settings, or there are some and none is whole.
     """
     try:
         return PPOTrainer(
@@ -40,5 +41,5 @@ def make_trainer(
             pretrained,
             in_background=config.rollout.mode != "serial",
         )
-    except ValueError as error:
+    except (ValueError, CheckpointFailure) as error:
         raise ConfigError(str(error)) from error

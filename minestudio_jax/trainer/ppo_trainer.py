@@ -58,6 +58,7 @@ class PPOTrainer:
       in_background: fragments are loaded and versions written by threads of their own.
     Raises:
       ValueError: the checkpoint there does not fit the settings.
+      CheckpointFailure: there are checkpoints, and none is whole.
     """
 
     def __init__(
@@ -321,7 +322,7 @@ class PPOTrainer:
         return global_arrays.from_whole(self._auxiliary.draw(self._seed, iteration), self._auxiliary_sharding)
 
     def _restored(self, abstract: TrainState) -> tuple[TrainState, Counters] | None:
-        """The newest checkpoint; its parameters are the reference if there has to be one, and it was saved without."""
+        """The newest whole checkpoint; its parameters are the reference if one is wanted, and it was saved without."""
         restored = self._checkpointer.restore(abstract)
         if restored is not None and restored[0].reference is None and abstract.reference is not None:
             state, counters = restored

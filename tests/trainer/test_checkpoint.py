@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 
 from minestudio_jax.config import TrainerConfig
 from minestudio_jax.policies.impala import ImpalaPolicy
-from minestudio_jax.trainer import checkpoint, sharding
+from minestudio_jax.trainer import checkpoint, manifest, sharding
 from minestudio_jax.trainer.checkpoint import Checkpointer, CheckpointFailure
 from minestudio_jax.trainer.state import Counters, initial_state
 from tests.trainer.fragments import SPEC, tiny_policy
@@ -162,6 +165,187 @@ def test_a_torn_checkpoint_is_passed_over(checkpointer, tmp_path):
     _, counters = again.restore(abstract(policy))
     again.close()
     assert counters.iteration == 4
+
+
+def damaged(directory, name, harm):
+    path = directory / name
+    content = path.read_bytes()
+    if harm == "removed":
+        path.unlink()
+    elif harm == "flipped":
+        path.write_bytes(
+            content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 4]) + content[len(content) // 2 + 1 :]
+        )
+    else:
+        path.write_bytes({"emptied": b"", "truncated": content[:-1]}[harm])
+
+
+def read(directory):
+    """The iteration that a new start goes on with, and whether it is the one that was saved."""
+    again, policy = Checkpointer(directory, CONFIG), tiny_policy()
+    state, counters = again.restore(abstract(policy))
+    assert again.saved == counters.iteration
+    again.close()
+    expected = make_state(policy, counters.iteration)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(expected), jax.device_get(state))
+    return counters.iteration
+
+
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory):
+    """A folder with the checkpoints of two iterations, 2 and 4; not to be changed."""
+    directory = tmp_path_factory.mktemp("two_saved") / "checkpoints"
+    made = Checkpointer(directory, CONFIG)
+    for iteration in (2, 4):
+        made.save(make_state(tiny_policy(), iteration), Counters(iteration=iteration), float(iteration))
+    made.close()
+    return directory
+
+
+@pytest.fixture
+def two(two_saved, tmp_path):
+    return Path(shutil.copytree(two_saved, tmp_path / "two"))
+
+
+def test_a_manifest_names_every_file_with_its_size_and_hash(two_saved):
+    """D-42."""
+    files = json.loads((two_saved / "4" / "manifest.json").read_text())["files"]
+    there = {str(p.relative_to(two_saved / "4")) for p in (two_saved / "4").rglob("*") if p.is_file()}
+    assert there - files.keys() == {"manifest.json", "commit_success.txt"}, "Orbax's own mark, which it never reads"
+    assert files.keys() <= there
+    for name, facts in files.items():
+        content = (two_saved / "4" / name).read_bytes()
+        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "emptied", "removed"])
+def test_damage_to_any_file_is_noticed_and_the_older_checkpoint_read(harm, two_saved, tmp_path, caplog):
+    """D-42."""
+    names = sorted(str(p.relative_to(two_saved)) for p in (two_saved / "4").rglob("*") if p.is_file())
+    names.remove("4/commit_success.txt")
+    assert len(names) > 10
+    for number, name in enumerate(names):
+        directory = Path(shutil.copytree(two_saved, tmp_path / str(number)))
+        damaged(directory, name, harm)
+        caplog.clear()
+        assert read(directory) == 2, name
+        assert f"the checkpoint of iteration 4 in {directory} is damaged and passed over: " in caplog.text
+        # A manifest in which a byte of a hash has changed does not fit the file of that hash.
+        assert name.removeprefix("4/") in caplog.text or (name, harm) == ("4/manifest.json", "flipped")
+        assert saved(directory) == [2]
+        assert (directory / "4.damaged").is_dir()
+
+
+@pytest.mark.parametrize("what", ["state", "counters", "."])
+def test_a_folder_that_is_gone_is_noticed(what, two):
+    """D-42."""
+    shutil.rmtree(two / "4" / what)
+    (two / "4").mkdir(exist_ok=True)
+    assert read(two) == 2
+
+
+def test_a_byte_flipped_anywhere_in_the_arrays_is_noticed(two):
+    """D-42."""
+    largest = max((two / "4" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = largest.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(content), 200):
+        largest.write_bytes(content[:at] + bytes([content[at] ^ (1 << rng.integers(8))]) + content[at + 1 :])
+        with pytest.raises(manifest.Damaged, match=str(largest.name)):
+            manifest.verify(two / "4")
+    largest.write_bytes(content)
+    assert read(two) == 4
+
+
+def test_the_iteration_of_a_damaged_checkpoint_can_be_saved_again(two):
+    """D-42: Orbax saves nothing that is not newer than all it sees."""
+    for _ in range(2):
+        damaged(two, "4/counters/metadata", "emptied")
+        again, policy = Checkpointer(two, CONFIG), tiny_policy()
+        again.restore(abstract(policy))
+        again.save(make_state(policy, 4), Counters(iteration=4))
+        again.close()
+        assert read(two) == 4
+    assert sorted(p.name for p in two.iterdir()) == ["2", "4", "4.damaged", "4.damaged-2"]
+
+
+def test_without_any_whole_checkpoint_nothing_is_begun_anew(two):
+    """D-42: neither does a second start take the files for a new run's."""
+    damaged(two, "4/state/manifest.ocdbt", "truncated")
+    damaged(two, "2/counters/metadata", "removed")
+    for _ in range(2):
+        again = Checkpointer(two, CONFIG)
+        with pytest.raises(
+            CheckpointFailure,
+            match=r"none of .* is whole: 4: state/manifest.ocdbt has \d+ bytes instead of \d+; 2: counters/metadata is "
+            r"missing; put one back from a copy, or give --run.restart=true",
+        ):
+            again.restore(abstract(tiny_policy()))
+        again.close()
+        assert saved(two) == [2, 4]
+
+
+def test_an_unreadable_score_of_an_older_checkpoint_does_not_stop_the_run(two, caplog):
+    """D-42: Orbax reads those of all checkpoints before anything else."""
+    damaged(two, "2/metrics/metrics", "emptied")
+    assert read(two) == 4
+    assert "2/metrics/metrics cannot be read: that checkpoint no longer counts as one of the best" in caplog.text
+
+
+def as_written_before_manifests(checkpoint):
+    (checkpoint / "manifest.json").unlink()
+    path = checkpoint / "_CHECKPOINT_METADATA"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "custom_metadata": {}}))
+
+
+def test_checkpoints_written_before_there_were_manifests_go_on(two, caplog):
+    for iteration in (2, 4):
+        as_written_before_manifests(two / str(iteration))
+    assert read(two) == 4
+    assert "the checkpoint of iteration 4" in caplog.text
+    assert "has no manifest.json, as it was written by an older version of minestudio_jax" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["counters/metadata", "state/_METADATA", "state/manifest.ocdbt", "_CHECKPOINT_METADATA"]
+)
+@pytest.mark.parametrize("harm", ["emptied", "truncated", "removed"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves reads of its under way
+def test_an_old_checkpoint_that_cannot_be_read_is_passed_over(name, harm, two, caplog):
+    """D-42."""
+    for iteration in (2, 4):
+        as_written_before_manifests(two / str(iteration))
+    damaged(two / "4", name, harm)
+    assert read(two) == 2
+    assert "the checkpoint of iteration 4 in" in caplog.text
+    assert "4.damaged" in caplog.text
+
+
+def test_an_old_checkpoint_of_another_shape_is_no_damage(two):
+    as_written_before_manifests(two / "4")
+    again = Checkpointer(two, CONFIG)
+    with pytest.raises(ValueError, match="does not fit"):
+        again.restore(abstract(ImpalaPolicy(SPEC, (4,), 16)))
+    again.close()
+    assert saved(two) == [2, 4]
+
+
+def test_writing_the_manifest_holds_nobody_up(checkpointer, tmp_path, monkeypatch):
+    """D-42: it is written behind the learner, and the checkpoint has no name before."""
+    begun, may_go_on, write = threading.Event(), threading.Event(), manifest.write
+
+    def slow(folder):
+        begun.set()
+        assert may_go_on.wait(60.0)
+        write(folder)
+
+    monkeypatch.setattr(manifest, "write", slow)
+    checkpointer.save(make_state(tiny_policy(), 2), Counters(iteration=2))
+    assert begun.wait(60.0)
+    assert saved(tmp_path / "checkpoints") == []
+    may_go_on.set()
+    checkpointer.flush()
+    assert read(tmp_path / "checkpoints") == 2
 
 
 def test_what_a_killed_save_has_left_is_removed(checkpointer, tmp_path):
