@@ -97,6 +97,23 @@ class EpisodeStatistics:
             self._terms += [term for term in episode.reward_terms if term not in self._terms]
             self.total += 1
 
+    def recall(self, newest_first: Iterable[Episode]) -> None:
+        """Fills the windows with episodes of an earlier process, before any other is added; none counts again.
+
+        Args:
+          newest_first: of which no more are taken than it needs; those of tasks that are no longer played are left out.
+        """
+        missing = sum(window.maxlen or 0 for window in self._windows.values())
+        for episode in newest_first:
+            window = self._windows.get(episode.task)
+            if window is None or len(window) == window.maxlen:
+                continue
+            window.appendleft(episode)
+            self._terms += [term for term in episode.reward_terms if term not in self._terms]
+            missing -= 1
+            if not missing:
+                return
+
     def window_mean(self) -> float:
         """Mean return of the last episodes of each task, and of those the mean; NaN before the first."""
         return self._mean_over_windows(_returns)

@@ -152,8 +152,13 @@ class PPOTrainer:
         return cost_of(jitted, self._update, *arguments, self._config, auxiliary_data)
 
     def publish(self) -> None:
-        """Makes the present parameters the next policy version."""
-        self._hand_over()
+        """Hands over the policy that the run begins or goes on with.
+
+        That of a checkpoint keeps its number: a run that stops often counts like one that never did.
+        """
+        if not self.resumed:
+            self._count_version()
+        self._publisher.publish(self.counters.policy_version, self._state.params)
         self._publisher.write_together()
 
     def open(self, source: FragmentSource, ahead: int | None = None) -> None:
@@ -305,9 +310,11 @@ class PPOTrainer:
 
     def _hand_over(self) -> None:
         """The present parameters are the next version, to be published in place of an earlier one that still waits."""
-        version = self.counters.policy_version + 1
-        self._publisher.publish(version, self._state.params)
-        self.counters = dataclasses.replace(self.counters, policy_version=version)
+        self._count_version()
+        self._publisher.publish(self.counters.policy_version, self._state.params)
+
+    def _count_version(self) -> None:
+        self.counters = dataclasses.replace(self.counters, policy_version=self.counters.policy_version + 1)
 
     def _collect(self, collector: DeviceCollector) -> LoadedBatch:
         """Dispatches the collection of an iteration's data with the present parameters; does not wait for it."""

@@ -133,11 +133,16 @@ def first_records(path: Path, number: int) -> list[dict[str, Any]]:
 
 def last_records(path: Path, number: int) -> list[dict[str, Any]]:
     """The last so many of `read_records`, or all if there are fewer; the rest of the file is not read."""
-    if not path.exists():
-        return []
-    with open(path, "rb") as file:
-        records = (_parsed(line) for _, line in _lines_from_the_end(file))
-        return list(islice((record for record in records if record is not None), number))[::-1]
+    return list(islice((record for record in newest_records(path) if record is not None), number))[::-1]
+
+
+def newest_records(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The last one first, and None for every line that is none; no more of the file is read than is asked for."""
+    if path.exists():
+        with open(path, "rb") as file:
+            for _, line in _lines_from_the_end(file):
+                if line:
+                    yield _parsed(line)
 
 
 def rewind(path: Path, key: str, last: float, discarded: Path) -> int:

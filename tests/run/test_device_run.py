@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 
@@ -41,6 +42,65 @@ def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
             assert once[name] == anew[name]
     evaluated = Program("evaluate", f"--run.dir={run_dir}", "--episodes=3")
     assert evaluated.wait() == 0, evaluated.stderr
+
+
+def learnt(run_dir):
+    """All that was learnt, seen and counted, without what the clock says."""
+    return [
+        {name: value for name, value in record.items() if not re.match("time/|speed/|wall_time_s|logger/", name)}
+        for record in metrics(run_dir)
+    ]
+
+
+def test_a_run_that_is_stopped_and_killed_equals_one_that_never_was(tmp_path):
+    """D-40: with the returns of the last 20 episodes, which the best return and a new reference follow from, and the
+    numbers of policies."""
+    settings = (*DEVICE, "--trainer.num_iterations=160", "--trainer.kl_reference_coef=0.1",
+                "--trainer.reference_update=best_return", "--trainer.learning_rate=0.003")  # fmt: skip
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    program = train(straight, *settings)
+    assert program.wait() == 0, program.stderr
+    stops = []
+    for at, send in ((30, signal.SIGTERM), (60, signal.SIGKILL)):
+        program = train(stopped, *settings, "--logger.heartbeat_s=0.5")
+        wait_for_iteration(program, stopped, at)
+        os.kill(program.process.pid, send)
+        assert program.wait() == (0 if send == signal.SIGTERM else -send), program.stderr
+        stops.append(metrics(stopped)[-1]["iteration"])
+    assert stops[0] < stops[1] < 160, "the program was faster than the test"
+    program = train(stopped, *settings)
+    assert program.wait() == 0, program.stderr
+    expected = learnt(straight)
+    assert learnt(stopped) == expected
+    assert expected[-1]["policy_version"] == 161
+    best = [record["best_return"] for record in expected]
+    assert best[stops[0] - 1] is not None
+    assert (straight / "versions" / "best" / "score.json").read_text() == str(best[-1])
+    assert (stopped / "versions" / "best" / "score.json").read_text() == str(best[-1])
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_without_a_whole_one_the_error_says_what_to_do(tmp_path):
+    """D-42."""
+    run_dir = tmp_path / "run"
+    program = train(run_dir, *DEVICE, "--trainer.num_iterations=8")
+    assert program.wait() == 0, program.stderr
+    assert checkpoints(run_dir) == [3, 6, 8]
+    (run_dir / "checkpoints" / "8" / "counters" / "metadata").write_text("")
+    again = train(run_dir, *DEVICE, "--trainer.num_iterations=10")
+    assert again.wait() == 0, again.stderr
+    assert "continuing after iteration 6," in again.stdout
+    assert "iteration 8 in" in (run_dir / "logs" / "run.log").read_text()
+    assert [record["iteration"] for record in metrics(run_dir)] == list(range(1, 11))
+    assert checkpoints(run_dir) == [6, 9, 10]
+    for iteration in checkpoints(run_dir):
+        (run_dir / "checkpoints" / str(iteration) / "state" / "manifest.ocdbt").unlink()
+    before = metrics(run_dir)
+    third = train(run_dir, *DEVICE, "--trainer.num_iterations=12")
+    assert third.wait() == 2, third.stdout
+    assert len(third.stderr.splitlines()) == 1
+    assert "whole: 10: state/manifest.ocdbt is missing; 9: state/manifest.ocdbt is missing; 6: " in third.stderr
+    assert "put one back from a copy, or give --run.restart=true to start over" in third.stderr
+    assert metrics(run_dir) == before
 
 
 def test_a_checkpoint_at_the_end_that_cannot_be_written_is_told(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,6 +71,22 @@ def test_two_processes_learn_what_one_with_all_devices_learns(learnt):
         for version in policy_store.list_versions(folder):
             parts = sorted(path.name for path in policy_store.version_path(folder, version).glob("ocdbt.process_*"))
             assert parts == ["ocdbt.process_0", "ocdbt.process_1"]
+
+
+def test_hosts_that_wrote_a_damaged_checkpoint_together_go_on_from_the_one_before(learnt, tmp_path):
+    """D-42: the first host writes one manifest, of what all of them wrote, and tells the others which one is whole."""
+    out = tmp_path / "out"
+    shutil.copytree(learnt[2][0], out)
+    checkpoint = out / "checkpoints" / "3"
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    others = max((name for name in files if "ocdbt.process_1/d/" in name), key=lambda name: files[name]["bytes"])
+    with open(checkpoint / others, "r+b") as file:
+        file.seek(files[others]["bytes"] // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    assert learn(out, 2, "fsdp:-1")[2] == 5
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["2", "3.damaged", "4", "5"]
 
 
 def test_a_run_of_two_processes_continues_in_one_and_the_other_way_round(learnt):

@@ -121,6 +121,26 @@ def test_too_many_bad_updates_go_back_to_the_checkpoint_once_and_then_end_the_ru
     assert len(read_records(tmp_path / "run" / "logs" / "bad_updates.jsonl")) == 8
 
 
+def test_going_back_passes_over_a_damaged_checkpoint_and_saves_its_iteration_again(open_trainer, tmp_path, caplog):
+    """D-42: the same verification as at a start."""
+    trainer = open_trainer("run", CountingWorld(), SPEC, max_bad_updates=4)
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    good = jax.device_get(trainer._state.params)
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() == 2
+    (tmp_path / "run" / "checkpoints" / "2" / "counters" / "metadata").write_text("")
+    trainer.iterate(broken(trainer.wait_for_batch(1.0)), Stopwatch())
+    assert "going back to the parameters of iteration 1" in caplog.text
+    assert "the checkpoint of iteration 2 in" in caplog.text
+    assert "counters/metadata has 0 bytes instead of" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, good, jax.device_get(trainer._state.params))
+    iterate(trainer, 1)
+    trainer.checkpoint(Stopwatch(), force=True)
+    assert trainer.flush_checkpoint() == 4
+
+
 def test_parameters_with_which_all_steps_are_skipped_are_not_what_a_run_continues_from(open_trainer, caplog):
     """Though a stop asks for a checkpoint: it would be the only one that is gone back to."""
     trainer = open_trainer("run", CountingWorld(), SPEC)
