@@ -315,9 +315,9 @@ def _set_unreadable_scores_aside(directory: Path) -> None:
     for path in directory.glob(f"*/{_ORBAX_SCORE}"):
         try:
             readable = isinstance(json.loads(path.read_bytes()), dict)
-        except ValueError:
+        except (OSError, ValueError):
             readable = False
-        if not readable:
+        if not readable and path.relative_to(directory).parts[0].isdigit():
             path.rename(_free(path.with_name(path.name + _DAMAGED)))
             log.warning("%s cannot be read: that checkpoint no longer counts as one of the best", path)
 

@@ -290,6 +290,11 @@ def test_an_unreadable_score_of_an_older_checkpoint_does_not_stop_the_run(two, c
     damaged(two, "2/metrics/metrics", "emptied")
     assert read(two) == 4
     assert "2/metrics/metrics cannot be read: that checkpoint no longer counts as one of the best" in caplog.text
+    caplog.clear()
+    (two / "2" / "metrics" / "metrics.damaged").rename(two / "2" / "metrics" / "metrics")
+    (two / "2").rename(two / "2.damaged")
+    assert read(two) == 4
+    assert not caplog.text
 
 
 def as_written_before_manifests(checkpoint):
