@@ -61,25 +61,28 @@ class ValueNormalizer:
         return mean, scale
 
     def updated(self, statistics: ValueStatistics, target: jax.Array, weight: jax.Array) -> ValueStatistics:
-        """Takes in targets; those that are not finite or have weight 0 are left out.
+        """Takes in targets; those that have weight 0, are not finite or too large to be squared are left out.
+
+        Statistics stay as they are if no target is left, or if those that are would make them overflow.
 
         Args:
           statistics: before.
           target: float32 [...], in reward units.
           weight: float32 [...], as `target`.
         """
-        weight = weight * jnp.isfinite(target)
+        weight = jnp.where(jnp.isfinite(jnp.square(target)), weight, 0.0)
         target = jnp.where(weight > 0, target, 0.0)
         total = jnp.sum(weight)
         count = total if self.per_element else 1.0
-        # Targets of which none is usable move nothing.
-        step = jnp.where(total > 0, -jnp.expm1(count * math.log(self.decay)), 0.0)
-        total = jnp.maximum(total, 1.0)
-        return ValueStatistics(
+        step = -jnp.expm1(count * math.log(self.decay))
+        new = ValueStatistics(
             (1 - step) * statistics.mean_sum + step * jnp.sum(weight * target) / total,
             (1 - step) * statistics.square_sum + step * jnp.sum(weight * jnp.square(target)) / total,
             (1 - step) * statistics.debias + step,
         )
+        mean, scale = self.moments(new)
+        usable = (total > 0) & jnp.isfinite(mean) & jnp.isfinite(scale)
+        return jax.tree.map(lambda after, before: jnp.where(usable, after, before), new, statistics)
 
     def rescaled(
         self, kernel: jax.Array, bias: jax.Array, old: ValueStatistics, new: ValueStatistics

@@ -165,16 +165,28 @@ def _sums(delta: jax.Array, decay: jax.Array, continues: jax.Array) -> jax.Array
     return local + product * incoming[:, None]
 
 
-def normalized(advantage: jax.Array, mask: jax.Array) -> jax.Array:
-    """Scales to mean 0 and population deviation 1 over the entries of weight 1.
+def normalized(advantage: jax.Array, weight: jax.Array) -> jax.Array:
+    """Scales to weighted mean 0 and deviation 1.
+
+        mean = sum w A / sum w,   deviation^2 = sum w (A - mean)^2 / sum w
+
+    Entries that are not finite, or too large to be squared, count in neither and stay as they are: what cannot be
+    learnt is then the optimiser steps that hold them, and no others.
 
     Args:
       advantage: [N, T] float32.
-      mask: [N, T] float32, 1 for genuine steps, 0 for padding; padding stays 0.
+      weight: [N, T] float32, of each step in the loss, 0 for padding; what has weight 0 becomes 0.
     """
-    count = jnp.maximum(mask.sum(), 1.0)
-    mean = jnp.sum(mask * advantage) / count
-    centred = mask * (advantage - mean)
+    counted = jnp.where(jnp.isfinite(jnp.square(advantage)), weight, 0.0)
+    total = jnp.sum(counted)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.sum(counted * x) / jnp.where(total > 0, total, 1.0)
+
+    known = jnp.where(counted > 0, advantage, 0.0)
+    # From one of them first: of equal ones nothing is left, where the rounding of their mean would become deviation 1.
+    centred = known - known.reshape(-1)[jnp.argmax(counted)]
+    centred -= mean(centred)
     # Two passes: E[x^2] - E[x]^2 can come out negative in float32.
-    deviation = jnp.sqrt(jnp.sum(jnp.square(centred)) / count)
-    return centred / (deviation + 1e-8)
+    scaled = centred / (jnp.sqrt(mean(jnp.square(centred))) + 1e-8)
+    return jnp.where(counted > 0, scaled, jnp.where(weight > 0, advantage, 0.0))

@@ -44,6 +44,11 @@ class FragmentBatch:
     version_first: Any
     weight: Any
 
+    @property
+    def step_weight(self) -> Any:
+        """Of every step in the loss, 0 for padding; float32 [N, T]."""
+        return self.mask * self.weight[:, None]
+
 
 @dataclass(frozen=True)
 class Share:

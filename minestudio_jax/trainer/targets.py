@@ -27,7 +27,7 @@ class Targets(NamedTuple):
     """Of N fragments of T steps, all float32 [N, T].
 
     Attributes:
-      advantage: as the loss takes it, normalised if that is asked for.
+      advantage: as the loss takes it, normalised by the steps' weights in it if that is asked for.
       raw_advantage: in units of reward.
       value_target: in units of reward.
       old_value: of the parameters that the pass was made with.
@@ -79,7 +79,7 @@ def make_targets(policy: Policy, config: TrainerConfig, mesh: Mesh, params: Para
     advantage, value_target = everywhere(mesh, (advantage, value_target))
     raw = advantage * batch.mask
     return Targets(
-        normalized(advantage, batch.mask) if config.normalize_advantage_full_batch else raw,
+        _normalized(mesh, advantage, batch) if config.normalize_advantage_full_batch else raw,
         raw,
         value_target,
         value[:, :-1],
@@ -137,6 +137,15 @@ def split_last(obs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[st
 def contexts(tree: Any, length: int) -> Any:
     """[B, T, ...] to [T / C, B, C, ...]."""
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, length, *x.shape[2:]), 1, 0), tree)
+
+
+def _normalized(mesh: Mesh, advantage: jax.Array, batch: FragmentBatch) -> jax.Array:
+    """By every device for itself: the compiler would split it among them, for several exchanges."""
+
+    def normalize(advantage: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array:
+        return normalized(advantage, mask * weight[:, None])
+
+    return on_shards(mesh, normalize, (P(), P(), P()), P())(advantage, batch.mask, batch.weight)
 
 
 def _evaluate(

@@ -79,7 +79,7 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
         specs, reference_specs = (partition_specs(tree, mesh, rules) for tree in (state.params, state.reference))
         batch = with_few_everywhere(mesh, batch)
         start = make_targets(policy, config, mesh, state.params, batch)
-        params = policy.update_value_statistics(state.params, start.value_target, batch.mask)
+        params = policy.update_value_statistics(state.params, start.value_target, batch.step_weight)
         key = jax.random.wrap_key_data(state.key)
         key, shuffle_key = jax.random.split(key)
         batch = _with_mean_weight_one(batch)
@@ -186,14 +186,15 @@ def accumulated_gradient(
 
     def one_batch(sums: Any, item: Any) -> tuple[Any, None]:
         batch, targets = item
-        steps = batch.reward.shape[1]
+        steps, weight = batch.reward.shape[1], batch.step_weight
         inputs = contexts(
             {
                 "obs": split_last(batch.obs)[0],
                 "first": batch.first[:, :steps],
                 "action": batch.action,
-                "weight": batch.mask * batch.weight[:, None],
-                **targets._asdict(),
+                "weight": weight,
+                # What has no weight has a gradient of 0, and 0 times something that is not finite is not 0.
+                **{name: jnp.where(weight > 0, x, 0.0) for name, x in targets._asdict().items()},
             },
             config.context_length,
         )
@@ -263,13 +264,13 @@ def _objective(
 
 
 def _weighted_sum(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """[...] to []; what has no weight may be anything, even NaN."""
+    """[...] to []; what has no weight may be anything, even NaN, but not where a gradient is taken through it."""
     return jnp.sum(jnp.where(weight > 0, weight * x, 0.0))
 
 
 def _with_mean_weight_one(batch: FragmentBatch) -> FragmentBatch:
     """Weights over the whole iteration scaled to mean 1 over its genuine steps: they shift the loss, not its size."""
-    total = jnp.sum(batch.mask * batch.weight[:, None])
+    total = jnp.sum(batch.step_weight)
     scale = jnp.where(total > 0, batch.mask.sum() / jnp.maximum(total, 1e-30), 0.0)
     return dataclasses.replace(batch, weight=batch.weight * scale)
 

@@ -19,6 +19,32 @@ def test_statistics_are_the_mean_and_deviation_of_what_they_saw():
     assert float(scale) == pytest.approx(float(target.std()), rel=1e-3)
 
 
+def test_targets_too_large_to_be_squared_do_not_touch_the_statistics():
+    """D-26: float32 holds them, but not their squares, nor the sum of the squares of many."""
+    target = np.random.default_rng(0).normal(5.0, 3.0, (8, 8)).astype(np.float32)
+    normalizer, ones = ValueNormalizer(), np.ones_like(target)
+    before = normalizer.updated(normalizer.initial(), target, ones)
+    one_large, others = target.copy(), ones.copy()
+    one_large[3, 4], others[3, 4] = 1e20, 0.0
+    for found, wanted in zip(
+        normalizer.updated(before, one_large, ones), normalizer.updated(before, target, others), strict=True
+    ):
+        assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    assert normalizer.updated(before, np.full_like(target, 1.8e19), ones) == before
+    assert normalizer.updated(before, np.full_like(target, np.nan), ones) == before
+
+
+def test_only_the_ratio_of_weights_matters_to_the_statistics():
+    """However small they are."""
+    target = np.random.default_rng(0).normal(5.0, 3.0, (8, 8)).astype(np.float32)
+    normalizer, weight = ValueNormalizer(), np.arange(64, dtype=np.float32).reshape(8, 8)
+    moments = [
+        [float(x) for x in normalizer.moments(normalizer.updated(normalizer.initial(), target, scale * weight))]
+        for scale in (1.0, 1e-5)
+    ]
+    assert moments[0] == pytest.approx(moments[1], rel=1e-4)
+
+
 CASES = {
     "default": ValueNormalizer.reference(),
     "beta99": ValueNormalizer(0.99, preserves_outputs=False),

@@ -148,8 +148,41 @@ def test_normalized_ignores_padding_and_survives_equal_advantages():
     advantage = np.array([[1.0, 3.0, 50.0]], np.float32)
     mask = np.array([[1.0, 1.0, 0.0]], np.float32)
     np.testing.assert_allclose(normalized(advantage, mask), [[-1.0, 1.0, 0.0]], atol=1e-5)
-    large = np.full((4, 4), 12345.678, np.float32)
-    assert np.isfinite(normalized(large, np.ones((4, 4), np.float32))).all()
+
+
+@pytest.mark.parametrize(("count", "advantage"), [(16384, 0.1), (1000, 0.1), (16, 12345.678), (1000, 12345.678)])
+def test_equal_advantages_say_nothing(count, advantage):
+    """However their mean is rounded."""
+    equal = np.full((count // 8, 8), advantage, np.float32)
+    np.testing.assert_allclose(normalized(equal, np.ones_like(equal)), 0.0, atol=1e-3)
+
+
+def test_normalized_weighs_mean_and_deviation():
+    """Against float64; what has no weight has no say, whatever it is."""
+    rng = np.random.default_rng(0)
+    advantage = (5 + 3 * rng.normal(size=(8, 16))).astype(np.float32)
+    weight = rng.choice([0.0, 0.5, 3.0], (8, 16)).astype(np.float32)
+    exact = advantage.astype(np.float64)
+    mean = np.average(exact, weights=weight)
+    deviation = np.sqrt(np.average(np.square(exact - mean), weights=weight))
+    found = normalized(advantage, weight)
+    np.testing.assert_allclose(found, np.where(weight > 0, (exact - mean) / deviation, 0.0), atol=1e-5)
+    np.testing.assert_allclose(normalized(advantage, 7 * weight), found, atol=1e-5)
+    for other in (1e6, np.nan):
+        np.testing.assert_array_equal(normalized(np.where(weight > 0, advantage, other), weight), found)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
+def test_an_advantage_that_cannot_be_learnt_from_stays_alone(bad):
+    """D-29: the others are normalised as they are without it."""
+    advantage = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    broken = advantage.copy()
+    broken[1, 2] = bad
+    others = np.ones_like(advantage)
+    others[1, 2] = 0.0
+    expected = np.array(normalized(advantage, others))
+    expected[1, 2] = np.float32(bad)
+    np.testing.assert_array_equal(normalized(broken, np.ones_like(broken)), expected)
 
 
 def test_wrong_shapes_are_refused():

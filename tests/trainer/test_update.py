@@ -117,6 +117,28 @@ def test_of_a_task_without_weight_nothing_is_learnt(policy, state, fragments):
     assert distance(update(policy, config, state, other)[0].params, one.params) > 1e-4
 
 
+def test_what_a_task_without_weight_pays_changes_nothing_for_the_others(policy, state, fragments):
+    """With the settings that there are by default: advantages and values are normalised by the other task's alone."""
+    batch = weighted(fragments, b=0.0)
+    batch.continues[:] = False  # one task's rewards do not flow into the other's returns
+    only = update(policy, CONFIG, state, batch)[0]
+    for reward in (1e3, np.nan):
+        other = dataclasses.replace(batch, reward=batch.reward.copy())
+        other.reward[1::2] = reward
+        found, metrics = update(policy, CONFIG, state, other)
+        assert metrics["ppo/skipped_updates"] == 0
+        assert_same(found, only, rtol=0)
+    # Nor is it any different from a task that is not there, but for the order that fragments are shuffled into.
+    alone = dataclasses.replace(CONFIG, batch_size_per_device=4, batches_per_iteration=1)
+    half = jax.tree.map(lambda x: x[::2], batch)
+    without = update(policy, alone, state, half)[0]
+    assert_same(only.params["value_statistics"], without.params["value_statistics"], rtol=1e-5)
+    mesh = make_mesh(alone)
+    targets = [make_targets(policy, alone, mesh, state.params, rows) for rows in (batch, half)]
+    np.testing.assert_allclose(targets[0].advantage[::2], targets[1].advantage, atol=1e-5)
+    np.testing.assert_array_equal(targets[0].advantage[1::2], 0.0)
+
+
 def test_every_metric_is_finite_and_fresh_actions_have_ratio_one(policy, state, fragments):
     """D-11, D-27."""
     _, metrics = update(policy, CONFIG, state, stack_fragments(fragments))
@@ -219,9 +241,9 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
     """D-26, D-29."""
     poisoned = make_fragments(policy, state.params, 8)
     poisoned[3].reward[2] = np.nan
-    config = dataclasses.replace(CONFIG, epochs_per_iteration=2)
+    config = dataclasses.replace(CONFIG, epochs_per_iteration=2, batch_size_per_device=8, batches_per_iteration=1)
     after, metrics = update(policy, config, state, stack_fragments(poisoned))
-    assert metrics["ppo/skipped_updates"] == 4
+    assert metrics["ppo/skipped_updates"] == 2
     # Of steps that were not taken there is nothing to say.
     assert all(np.isnan(metrics[name]) for name in ("loss/total", "loss/entropy", "ppo/approx_kl", "ppo/grad_norm"))
     assert_same(after.optimizer, state.optimizer, rtol=0)
@@ -229,6 +251,29 @@ def test_an_update_that_is_not_finite_is_skipped_as_a_whole(policy, state, fragm
     np.testing.assert_array_equal(before.logits["choice"], new.logits["choice"])
     # The statistics took in the targets that were finite, without moving any prediction.
     np.testing.assert_allclose(before.value, new.value, atol=1e-5)
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e25])
+def test_only_the_steps_that_hold_what_is_not_finite_are_skipped(policy, state, fragments, reward):
+    """D-26, D-29: the others are taken, and the diagnosis names the fragment."""
+    poisoned = make_fragments(policy, state.params, 8)
+    poisoned[4].reward[3] = reward  # the first of its run: nothing before it depends on it
+    config = dataclasses.replace(CONFIG, epochs_per_iteration=3, batch_size_per_device=2, batches_per_iteration=4)
+    batch = stack_fragments(poisoned)
+    after, metrics, diagnosis = updated(policy, config)(state, batch, coefficients(config, 0, 1))
+    assert diagnosis.skipped.shape == (3, 4)
+    np.testing.assert_array_equal(diagnosis.skipped, (np.asarray(diagnosis.rows) == 4).any(-1))
+    assert metrics["ppo/skipped_updates"] == 3
+    assert all(np.isfinite(metrics[name]) for name in ("loss/total", "ppo/approx_kl", "ppo/grad_norm"))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+    assert distance(after.params["network"], state.params["network"]) > 1e-3
+    # Statistics take in what they took in without the broken steps.
+    clean = dataclasses.replace(
+        batch, reward=np.where(np.isfinite(batch.reward), batch.reward, 0.0), mask=batch.mask.copy()
+    )
+    clean.reward[4, 3], clean.mask[4, :4] = 0.0, 0.0
+    wanted, _ = update(policy, config, state, clean)
+    assert_same(after.params["value_statistics"], wanted.params["value_statistics"], rtol=1e-5)
 
 
 def test_bfloat16_needs_no_scaler_to_skip_a_step():
@@ -454,8 +499,7 @@ state = jax.device_put(initial_state(policy, config, jax.random.key(0)), shardin
 batch = stack_fragments(make_fragments(policy, jax.device_get(state.params), 8))
 if spoil:
     batch.reward[4, 3] = np.nan  # the first of its run: nothing before it depends on it
-    config = dataclasses.replace(config, batch_size_per_device=4 // mesh.size, batches_per_iteration=2,
-                                 normalize_advantage_full_batch=False)
+    config = dataclasses.replace(config, batch_size_per_device=4 // mesh.size, batches_per_iteration=2)
 update = jax.jit(make_update(policy, config, mesh))
 for _ in range(3):
     state, metrics, _ = update(state, jax.device_put(batch, sharding.along_batch(mesh)), coefficients(config, 0, 1))
