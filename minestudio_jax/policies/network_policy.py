@@ -52,8 +52,9 @@ class NetworkPolicy(Policy):
         return _with_value_head(zeros, *_value_head(update))
 
     def zero_value_head(self, params: Params) -> Params:
-        zeroed = _with_value_head(params, *jax.tree.map(jnp.zeros_like, _value_head(params)))
-        return {**zeroed, "value_statistics": self._normalizer.initial()}
+        kernel, bias = _value_head(params)
+        mean, scale = self._normalizer.moments(params["value_statistics"])
+        return _with_value_head(params, jnp.zeros_like(kernel), jnp.full_like(bias, -mean / scale))
 
     def value_scale(self, params: Params) -> jax.Array:
         return self._normalizer.moments(params["value_statistics"])[1]

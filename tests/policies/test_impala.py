@@ -125,13 +125,16 @@ def test_value_statistics_leave_out_what_is_not_finite_or_masked(policy, params)
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_a_zeroed_value_head_predicts_0_and_its_statistics_begin_anew(policy, params, sequence):
+def test_a_zeroed_value_head_predicts_0_and_leaves_the_statistics_alone(policy, params, sequence):
     """D-26."""
     image, first, memory = sequence
     zeroed = policy.zero_value_head(params)
+    assert all(float(x) != 0.0 for x in params["value_statistics"])
+    assert zeroed["value_statistics"] == params["value_statistics"]
     output, _ = policy.apply(zeroed, {"image": image}, first, memory)
-    np.testing.assert_array_equal(output.value, 0.0)
-    assert all(float(x) == 0.0 for x in zeroed["value_statistics"])
+    np.testing.assert_allclose(output.value, 0.0, atol=1e-6)
+    fresh = policy.zero_value_head(jax.jit(policy.init)(jax.random.key(0)))
+    np.testing.assert_array_equal(policy.apply(fresh, {"image": image}, first, memory)[0].value, 0.0)
 
 
 def test_value_statistics_get_no_gradient(policy, params, sequence):
