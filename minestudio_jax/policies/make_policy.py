@@ -50,6 +50,34 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
     return policy
 
 
+def policy_to_train(config: Config, spec: EnvironmentSpec) -> Policy:
+    """As `make_policy`, for whoever trains it.
+
+    Raises:
+      ConfigError: as there, or the trainer's settings ask for what a policy of one's own does not do.
+      ValueError: as there.
+    """
+    policy, trainer = make_policy(config, spec), config.trainer
+    kind, faults = type(policy), []
+    if trainer.vf_warmup and kind.only_value_head is Policy.only_value_head:
+        faults.append(
+            f"trainer.vf_warmup={trainer.vf_warmup} would train all of {_own(config, kind)}, which does not say what "
+            "its value head is: give it a method only_value_head, or set 0"
+        )
+    if not trainer.zero_initial_vf and kind.zero_value_head is Policy.zero_value_head:
+        faults.append(
+            f"trainer.zero_initial_vf=false has no effect on {_own(config, kind)}, whose value begins as it was drawn "
+            "anyway: remove it, or give it a method zero_value_head"
+        )
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return policy
+
+
+def _own(config: Config, kind: type) -> str:
+    return f"the {kind.__name__} of policy.factory={config.policy.factory!r}"
+
+
 def vpt_shape(settings: PolicyConfig) -> VPTShape:
     """Sizes of the VPT network.
 

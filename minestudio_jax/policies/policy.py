@@ -83,11 +83,17 @@ class Policy(abc.ABC):
         return self, lambda params: params
 
     def only_value_head(self, update: Params) -> Params:
-        """A change of the parameters with everything outside the value head set to 0, for value warm-up."""
+        """A change of the parameters with everything outside the value head set to 0, for value warm-up.
+
+        Without this method there is no warm-up: trainer.vf_warmup is refused.
+        """
         return update
 
     def zero_value_head(self, params: Params) -> Params:
-        """Parameters whose value is 0 everywhere; statistics of values begin anew."""
+        """Parameters whose value is 0 everywhere; statistics of values stay what they are.
+
+        Without this method the value begins as it was drawn, and trainer.zero_initial_vf=false is refused.
+        """
         return params
 
     def value_scale(self, params: Params) -> jax.Array:

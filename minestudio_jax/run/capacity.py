@@ -12,7 +12,7 @@ from minestudio_jax.config import Config, ConfigError, num_environments, plays_m
 from minestudio_jax.envs import actions
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.mesh_shape import mesh_shape, sized_replay
-from minestudio_jax.policies.make_policy import make_policy, vpt_shape
+from minestudio_jax.policies.make_policy import policy_to_train, vpt_shape
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.rollout.environments import embedded_spec
 from minestudio_jax.trainer import sharding
@@ -52,7 +52,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
     chunks = sized_replay(config, jax.device_count()).max_chunks if buffered else 0
     try:
         spec = _spec(config)
-        policy = make_policy(config, spec)
+        policy = policy_to_train(config, spec)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     mesh = sharding.make_mesh(trainer)

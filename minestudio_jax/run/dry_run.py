@@ -10,7 +10,7 @@ import numpy as np
 
 from minestudio_jax.config import Config, num_environments, num_processes
 from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration, sized_replay
-from minestudio_jax.policies.make_policy import make_policy
+from minestudio_jax.policies.make_policy import policy_to_train
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.run.devices import use_cpu_devices
 from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
@@ -51,7 +51,7 @@ def derived_figures(config: Config) -> dict[str, str]:
     check_rewards(config)
     spec = embedded_spec(config)
     auxiliary.check(spec)
-    policy = make_policy(config, spec)
+    policy = policy_to_train(config, spec)
     one = fragment_bytes(policy, spec, length)
     params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
     figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"

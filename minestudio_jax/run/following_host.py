@@ -15,7 +15,7 @@ import jax
 
 from minestudio_jax.config import Config, ConfigError, environments_deadline_s
 from minestudio_jax.mesh_shape import fragments_per_iteration
-from minestudio_jax.policies.make_policy import make_policy, pretrained_params
+from minestudio_jax.policies.make_policy import policy_to_train, pretrained_params
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE
 from minestudio_jax.run.conversation import HostFailure
@@ -86,7 +86,7 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) 
             cleanup.callback(ray_cluster.leave_ray)
             stop.install()  # Ray has taken SIGTERM, and SIGABRT
             host.prepare_last_words()
-        policy, on_device = make_policy(config, begin.spec), config.rollout.mode == "device"
+        policy, on_device = policy_to_train(config, begin.spec), config.rollout.mode == "device"
         needed = fragments_per_iteration(config.trainer, jax.device_count())
         pretrained = pretrained_params(config) if last_checkpoint(directory) is None else None
         host.ready(begin)

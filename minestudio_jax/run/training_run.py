@@ -16,7 +16,7 @@ import jax
 from minestudio_jax.config import Config, ConfigError, task_shares
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
-from minestudio_jax.policies.make_policy import make_policy, pretrained_params
+from minestudio_jax.policies.make_policy import policy_to_train, pretrained_params
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
 from minestudio_jax.run import joining
@@ -143,7 +143,7 @@ def _run(
         desk.connect(experience)
         cleanup.callback(desk.disconnect)
         board.stage("building the policy and looking for a checkpoint")
-        policy = make_policy(config, spec)
+        policy = policy_to_train(config, spec)
         publication, collector = experience.publication(policy, cleanup), experience.collector(policy)
         trainer = make_trainer(config, policy, spec, directory.path, publication, collector, pretrained)
         cleanup.callback(trainer.close)
@@ -280,7 +280,7 @@ def _checked_embedded_world(config: Config, auxiliary: AuxiliaryLosses) -> None:
     try:
         check_rewards(config)
         spec = embedded_spec(config)
-        make_policy(config, spec)
+        policy_to_train(config, spec)
         auxiliary.check(spec)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
