@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from minestudio_jax.config import (
@@ -97,8 +98,8 @@ def _process_faults(config: Config) -> list[str]:
     return faults
 
 
-def _policy_faults(policy: PolicyConfig) -> list[str]:
-    """Settings of one network that are given for another."""
+def _policy_faults(policy: PolicyConfig, trainer: TrainerConfig) -> list[str]:
+    """Settings of one network that are given for another, or of values that nobody normalises."""
     faults = []
     network = "a policy.factory of its own" if policy.factory else f"policy.network={policy.network!r}"
     defaults = PolicyConfig()
@@ -115,6 +116,18 @@ def _policy_faults(policy: PolicyConfig) -> list[str]:
         faults.append(
             f"policy.vpt={policy.vpt} and policy.vpt_model={policy.vpt_model!r} both say how large the network is: "
             "remove one of them"
+        )
+    for name in ("use_normalized_vf", "value_statistics") if policy.factory else ():
+        value = getattr(trainer, name)
+        if value != getattr(TrainerConfig(), name):
+            faults.append(
+                f"trainer.{name}={value!r} has no effect with {network}, which normalises values in its own way: "
+                "remove it"
+            )
+    if not trainer.use_normalized_vf and trainer.value_statistics != TrainerConfig().value_statistics:
+        faults.append(
+            f"trainer.value_statistics={trainer.value_statistics!r} is how values are normalised, which "
+            "trainer.use_normalized_vf=false takes away: remove one of them"
         )
     return faults
 
@@ -212,6 +225,40 @@ def _host_faults(config: Config) -> list[str]:
     return faults
 
 
+def _given_to_workers(config: Config) -> Iterator[tuple[str, str, Any, Any]]:
+    """Section, name, value and default of what only workers and the replay buffer heed.
+
+    Not of how much they hold and send at a time: without them those bounds are kept, too, and a flag file for workers,
+    such as configs/quickstart.flags, can be played on the device as it is.
+    """
+    for section, names in (
+        ("rollout", ("max_wait_ms", "max_worker_restarts")),
+        ("replay", (
+            "fragments_per_chunk", "max_staleness", "max_reuse", "sampling", "samples_per_insert", "when_full",
+            "max_restarts",
+        )),
+    ):  # fmt: skip
+        settings = getattr(config, section)
+        for name in names:
+            yield section, name, getattr(settings, name), getattr(type(settings)(), name)
+
+
+def _coefficient_faults(trainer: TrainerConfig) -> list[str]:
+    """What is said of a term of the loss that has no weight."""
+    faults = []
+    for name, coefficient in (
+        ("kl_reference_decay", "kl_reference_coef"),
+        ("kl_reference_direction", "kl_reference_coef"),
+        ("entropy_bonus_decay", "entropy_bonus_coef"),
+    ):
+        value, default = getattr(trainer, name), getattr(TrainerConfig(), name)
+        if value != default and not getattr(trainer, coefficient):
+            faults.append(
+                f"trainer.{name}={value!r} has no effect without trainer.{coefficient}: set that, or leave {default!r}"
+            )
+    return faults
+
+
 def _mode_faults(config: Config) -> list[str]:
     """Settings that have no effect, or none of the wanted, in the way of collecting that rollout.mode asks for."""
     faults, rollout, mode = [], config.rollout, config.rollout.mode
@@ -224,6 +271,17 @@ def _mode_faults(config: Config) -> list[str]:
         faults.append(
             f"publish.transport={config.publish.transport!r} and publish.dtype={config.publish.dtype!r} have no "
             "effect with rollout.mode='device', which sends no versions: leave the defaults"
+        )
+    for section, name, value, default in _given_to_workers(config) if mode == "device" else ():
+        if value != default:
+            faults.append(
+                f"{section}.{name}={value!r} has no effect with rollout.mode='device', which has neither workers nor a "
+                f"buffer: leave {default!r}"
+            )
+    if mode != "ray" and config.trainer.prefetch_iterations > TrainerConfig().prefetch_iterations:
+        faults.append(
+            f"trainer.prefetch_iterations={config.trainer.prefetch_iterations} has no effect with rollout.mode="
+            f"{mode!r}, where the learner waits for its data: remove it"
         )
     if mode != "ray" and rollout.num_rollout_workers != 1:
         faults.append(
@@ -287,6 +345,12 @@ def validate(config: Config) -> None:
             f"trainer.reference_update={updates!r} has no effect without a reference: set trainer.kl_reference_coef, "
             "or 'never'"
         )
+    faults.extend(_coefficient_faults(trainer))
+    if trainer.advantage_refresh == "epoch" and trainer.epochs_per_iteration == 1:
+        faults.append(
+            "trainer.advantage_refresh='epoch' has no effect with trainer.epochs_per_iteration=1: remove it, or make "
+            "more epochs"
+        )
     if trainer.off_policy != "vtrace" and trainer.vtrace_clip != TrainerConfig().vtrace_clip:
         faults.append(
             f"trainer.vtrace_clip={trainer.vtrace_clip} has no effect with trainer.off_policy={trainer.off_policy!r}: "
@@ -349,7 +413,7 @@ def validate(config: Config) -> None:
         )
     faults.extend(_host_faults(config))
     faults.extend(_mode_faults(config))
-    faults.extend(_policy_faults(config.policy))
+    faults.extend(_policy_faults(config.policy, trainer))
     faults.extend(_task_faults(config))
     if config.policy.options and not config.policy.factory:
         faults.append(

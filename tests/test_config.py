@@ -118,6 +118,43 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
             ["publish.transport='tmpfs'", "object_store"],
         ),
         ({"publish": {"dtype": "bfloat16"}, "rollout": {"mode": "device"}}, ["publish.dtype='bfloat16'", "device"]),
+        *(
+            ({"rollout": {"mode": "device", **rollout}, "replay": replay}, [*words, "rollout.mode='device'", "leave"])
+            for rollout, replay, words in (
+                ({"max_wait_ms": 5.0}, {}, ["rollout.max_wait_ms=5.0"]),
+                ({"max_worker_restarts": 3}, {}, ["rollout.max_worker_restarts=3"]),
+                ({}, {"max_reuse": 2}, ["replay.max_reuse=2", "leave 1"]),
+                ({}, {"max_staleness": 2}, ["replay.max_staleness=2"]),
+                ({}, {"sampling": "runs"}, ["replay.sampling='runs'", "leave 'fifo'"]),
+                ({}, {"samples_per_insert": 0.5}, ["replay.samples_per_insert=0.5"]),
+                ({}, {"when_full": "drop_oldest"}, ["replay.when_full='drop_oldest'"]),
+                ({}, {"fragments_per_chunk": 2}, ["replay.fragments_per_chunk=2"]),
+                ({}, {"max_restarts": 0}, ["replay.max_restarts=0"]),
+            )
+        ),
+        *(
+            ({"rollout": {"mode": mode}, "trainer": {"prefetch_iterations": 2}}, ["prefetch_iterations=2", repr(mode)])
+            for mode in ("device", "serial")
+        ),
+        ({"trainer": {"kl_reference_decay": 0.9}}, ["kl_reference_decay=0.9", "trainer.kl_reference_coef"]),
+        (
+            {"trainer": {"kl_reference_direction": "forward"}},
+            ["kl_reference_direction='forward'", "trainer.kl_reference_coef", "leave 'reverse'"],
+        ),
+        ({"trainer": {"entropy_bonus_decay": 0.9}}, ["entropy_bonus_decay=0.9", "trainer.entropy_bonus_coef"]),
+        ({"trainer": {"advantage_refresh": "epoch"}}, ["advantage_refresh='epoch'", "epochs_per_iteration=1"]),
+        (
+            {"trainer": {"use_normalized_vf": False, "value_statistics": "reference"}},
+            ["trainer.value_statistics='reference'", "trainer.use_normalized_vf=false", "remove one"],
+        ),
+        (
+            {"policy": {"factory": "a:b"}, "trainer": {"use_normalized_vf": False}},
+            ["trainer.use_normalized_vf=False", "policy.factory", "remove it"],
+        ),
+        (
+            {"policy": {"factory": "a:b"}, "trainer": {"value_statistics": "reference"}},
+            ["trainer.value_statistics='reference'", "policy.factory", "remove it"],
+        ),
         ({"logger": {"sinks": ("tensorbord",)}}, ["logger.sinks: 'tensorbord'", "jsonl, tensorboard, wandb"]),
         ({"logger": {"sinks": ("wandb", "wandb")}}, ["logger.sinks=wandb,wandb", "twice"]),
         ({"trainer": {"reference_interval": 5}}, ["reference_update='never'", "reference_interval=5"]),
@@ -144,10 +181,23 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_the_remedy(sections, words):
+    """D-22, D-63: those that are accepted have an effect."""
     with pytest.raises(ConfigError) as error:
         validate(changed(**sections))
     for word in words:
         assert word in str(error.value)
+
+
+def test_settings_of_how_much_workers_hold_go_with_every_mode():
+    """One flag file for all of them: without workers, and without reading ahead, these bounds are kept anyway."""
+    for mode in ("ray", "device", "serial"):
+        validate(
+            changed(
+                rollout={"mode": mode, "to_send_queue_size": 1},
+                replay={"max_chunks": 32, "max_gib": 1.0},
+                trainer={"prefetch_iterations": 0},
+            )
+        )
 
 
 def test_an_image_is_resized_only_if_a_size_is_given(parse):
