@@ -28,7 +28,7 @@ class BehaviourCloning:
       length: steps of a window; 0: context_length.
       burn_in: steps at a window's beginning that fill the memory and are not learnt from.
     Raises:
-      ValueError: a number cannot be, or there are no demonstrations there.
+      ValueError: a number cannot be, there are no demonstrations there, or none is longer than `burn_in`.
     """
 
     def __init__(
@@ -46,6 +46,11 @@ class BehaviourCloning:
             raise ValueError("batch_size_per_device and length must be at least 1, burn_in from 0 to below length")
         self._count, self._burn_in = batch_size_per_device * num_devices, burn_in
         self._demonstrations = Demonstrations(Path(path).expanduser())
+        if self._demonstrations.longest <= burn_in:
+            raise ValueError(
+                f"burn_in={burn_in} leaves nothing to learn from: the longest sequence in {path} has "
+                f"{self._demonstrations.longest} steps"
+            )
 
     def check(self, spec: EnvironmentSpec) -> None:
         """As AuxiliaryLoss.check."""

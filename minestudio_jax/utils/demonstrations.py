@@ -66,6 +66,11 @@ class Demonstrations:
         """Of all sequences."""
         return int(self._lengths.sum())
 
+    @property
+    def longest(self) -> int:
+        """Steps of the longest sequence."""
+        return int(self._lengths.max())
+
     def check(self, spec: EnvironmentSpec) -> None:
         """
         Raises:

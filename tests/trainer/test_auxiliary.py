@@ -169,6 +169,10 @@ def test_wrong_settings_are_refused_with_name_and_remedy(demonstrations, tmp_pat
         ({"behaviour_cloning": {"path": str(demonstrations), "coef": True}}, "coef=True"),
         ({"behaviour_cloning": {"path": str(tmp_path / "none"), "coef": 1}}, "is not a folder"),
         ({"behaviour_cloning": {"path": str(demonstrations), "coef": 1, "burn_in": 4}}, "burn_in"),
+        (
+            {"behaviour_cloning": {"path": str(demonstrations), "coef": 1, "length": 50, "burn_in": 40}},
+            "burn_in=40 leaves nothing to learn from: the longest sequence",
+        ),
         ({"behaviour_cloning": {"path": str(demonstrations), "coef": 1, "legnth": 4}}, "legnth"),
         ({own: {"coef": 1, "width": 4}}, "width"),
     ):
@@ -176,6 +180,7 @@ def test_wrong_settings_are_refused_with_name_and_remedy(demonstrations, tmp_pat
             AuxiliaryLosses(dataclasses.replace(CONFIG, auxiliary=auxiliary), 1)
         assert "trainer.auxiliary" in str(error.value)
         assert words in str(error.value)
+    assert AuxiliaryLosses(cloning(demonstrations, length=50, burn_in=39), 1)  # of the longest one step is left
     with pytest.raises(ValueError, match=r"behaviour_cloning: .*action.choice has 0 to 2"):
         AuxiliaryLosses(cloning(demonstrations), 1).check(dataclasses.replace(SPEC, action={"choice": 2}))
     with pytest.raises(ValueError, match="cannot be spread over 2 devices"):
