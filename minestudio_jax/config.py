@@ -362,7 +362,10 @@ class TrainerConfig:
     )
     batches_per_iteration: int = _setting(8, "Batches fetched for one iteration.", lower=1)
     prefetch_iterations: int = _setting(
-        1, "Iterations whose data is brought to the device before it is needed; 0 gives the freshest data.", lower=0
+        1,
+        "Iterations whose data is brought to the device before it is needed, with rollout.mode=ray; 0 gives the "
+        "freshest data.",
+        lower=0,
     )
     gradient_accumulation: int = _setting(1, "Batches per optimiser step.", lower=1)
     epochs_per_iteration: int = _setting(1, "Passes over an iteration's fragments.", lower=1)
@@ -384,7 +387,8 @@ class TrainerConfig:
     )
     vtrace_clip: float = _setting(1.0, "V-trace's importance weights are clipped to this.", lower=0.1)
     normalize_advantage_full_batch: bool = _setting(
-        True, "Advantages of the whole iteration (all devices) are scaled to mean 0, deviation 1."
+        True,
+        "Advantages of the whole iteration (all devices, tasks by their weights) are scaled to mean 0, deviation 1.",
     )
     ppo_clip: float = _setting(0.2, "epsilon of the clipped surrogate, and of value clipping.", lower=0)
     dual_clip: float = _setting(
@@ -423,8 +427,8 @@ class TrainerConfig:
     reference_interval: int = _setting(0, "Iterations between new references.", lower=0)
     task_weights: dict[str, Any] = _setting(
         {},
-        "JSON object: task -> weight of its steps in the loss, relative to the other tasks; 0 plays a task without "
-        "learning from it. Tasks that are not named have 1.",
+        "JSON object: task -> weight of its steps in the loss and in what advantages and values are normalised by, "
+        "relative to the other tasks; 0 plays a task without learning from it. Tasks that are not named have 1.",
     )
     auxiliary: dict[str, Any] = _setting(
         {},
@@ -432,18 +436,24 @@ class TrainerConfig:
         "yours are package.module:function.",
     )
     clip_vloss: bool = _setting(False, "Clip the value prediction to +- ppo_clip deviations of the old one.")
-    use_normalized_vf: bool = _setting(True, "The value head predicts returns normalised by running statistics.")
+    use_normalized_vf: bool = _setting(
+        True, "The value head of policy.network predicts returns normalised by running statistics."
+    )
     value_statistics: str = _setting(
         "popart",
         "popart: they follow the targets of the last hundred iterations, and no prediction moves with them; reference: "
         "VPT's own, which follow slowly and move the predictions.",
         choices=("popart", "reference"),
     )
-    zero_initial_vf: bool = _setting(True, "The value head of a new run starts at 0, and its statistics anew.")
+    zero_initial_vf: bool = _setting(
+        True,
+        "The value of a new run is 0 everywhere, whatever pretrained weights say; their statistics of values stay. A "
+        "policy.factory's needs the method zero_value_head for it.",
+    )
     vf_warmup: int = _setting(
         0,
         "First iterations that train only the value head. Workers get it, as they judge with it what a time limit cut "
-        "off, and act as before.",
+        "off, and act as before. A policy.factory's needs the method only_value_head for it.",
         lower=0,
     )
     save_interval: int = _setting(20, "Iterations between checkpoints; one more is written at the end.", lower=1)
