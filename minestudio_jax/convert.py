@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
+from minestudio_jax.utils.xla_flags import configure_cpu_compiler
+
 if TYPE_CHECKING:
     from minestudio_jax.policies.policy import Params
     from minestudio_jax.policies.vpt import VPTPolicy
@@ -31,6 +33,7 @@ _OUT = flags.DEFINE_string("out", "", "What to write: a folder, or a path that e
 
 
 def main(argv: list[str]) -> int:
+    configure_cpu_compiler()
     if len(argv) > 1:
         return _refuse(f"unexpected argument {argv[1]!r}")
     sources = [bool(_MODEL.value or _WEIGHTS.value), bool(_PARAMS.value), bool(_RUN.value)]
