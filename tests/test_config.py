@@ -173,6 +173,22 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"trainer": {"coordinator": "a:1"}}, ["trainer.coordinator='a:1'", "trainer.launcher='none'"]),
         ({"trainer": {"host_resources": {"GPU": 1}}}, ["trainer.host_resources", "trainer.launcher='none'"]),
         (
+            {"rollout": {"mode": "serial", "num_rollout_workers": 2}},
+            ["rollout.num_rollout_workers=2 has no effect with rollout.mode='serial'"],
+        ),
+        (
+            {"rollout": {"mode": "serial", "synchronous": True}},
+            ["rollout.synchronous has no effect with rollout.mode='serial'"],
+        ),
+        (
+            {"rollout": {"mode": "device", "num_rollout_workers": 2}},
+            ["rollout.num_rollout_workers=2 has no effect with rollout.mode='device'"],
+        ),
+        (
+            {"rollout": {"mode": "device"}, "env": {"factory": "json:loads"}},
+            ["env.factory='json:loads' needs rollout workers"],
+        ),
+        (
             {"trainer": {"launcher": "external"}, "rollout": {"mode": "serial"}},
             ["rollout.mode='serial'", "trainer.launcher='external'"],
         ),

@@ -11,6 +11,7 @@ import pytest
 from minestudio_jax.policies.pretrained import load_vpt, read_model_file
 from minestudio_jax.policies.torch_files import read_torch_file
 from tests.policies.vpt_golden import rebuilt
+from tests.run.in_process import refusal
 
 
 def convert(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -47,17 +48,13 @@ def test_weights_go_in_and_come_out_bit_for_bit(golden, tmp_path):
         (("--run=nowhere", "--out=x.weights"), "nowhere"),
     ],
 )
-def test_a_wrong_command_is_one_line_with_the_remedy(tmp_path, arguments, words):
-    refused = convert(*arguments)
-    assert refused.returncode == 2
-    assert words in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
-    assert refused.stderr.startswith("convert: error: ")
+def test_a_wrong_command_is_one_line_with_the_remedy(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in refusal(capsys, "convert", *arguments)
 
 
-def test_an_existing_result_is_not_overwritten(golden, tmp_path):
+def test_an_existing_result_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "x.weights").write_text("precious")
-    refused = convert(f"--params={tmp_path}", f"--out={tmp_path / 'x.weights'}")
-    assert refused.returncode == 2
-    assert "exists already" in refused.stderr
+    refused = refusal(capsys, "convert", f"--params={tmp_path}", f"--out={tmp_path / 'x.weights'}")
+    assert "exists already" in refused
     assert (tmp_path / "x.weights").read_text() == "precious"

@@ -7,20 +7,21 @@ import time
 
 import pytest
 
+from tests.run.in_process import refusal
 from tests.run.programs import Program
 
 
-def refused(*arguments, cwd, program="train"):
+def refused_by_a_program(*arguments, cwd):
     """The one line of the error."""
     begin = time.monotonic()
-    started = Program(program, *arguments, cwd=cwd)
+    started = Program("train", *arguments, cwd=cwd)
     code = started.wait(30)
     assert time.monotonic() - begin < 10
     started.assert_nothing_left(0)
     assert code == 2, (started.stdout, started.stderr)
     lines = started.stderr.splitlines()
     assert len(lines) == 1, started.stderr
-    assert lines[0].startswith(f"{program}: error: ")
+    assert lines[0].startswith("train: error: ")
     return lines[0]
 
 
@@ -28,6 +29,23 @@ def refused(*arguments, cwd, program="train"):
     ("arguments", "words"),
     [
         (["--trainer.discont=0.9"], ["trainer.discont", "trainer.discount"]),
+        (["--flagfile=missing.flags"], ["missing.flags"]),
+        (["--run.dir=/proc/1/run"], ["run.dir='/proc/1/run'", "--run.dir"]),
+        (["--env.factory=no.such:thing"], ["env.factory='no.such:thing'", "no.such"]),
+        (["extra"], ["unexpected argument 'extra'"]),
+    ],
+    ids=lambda x: " ".join(x) if x and x[0].startswith(("-", "extra")) else "",
+)
+def test_a_wrong_command_line_ends_the_program_at_once(tmp_path, arguments, words):
+    """At each of the stages that there are: flags, their files, the directory, modules, and what is no flag."""
+    line = refused_by_a_program(*arguments, cwd=tmp_path)
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (["--trainer.num_iterations=many"], ["trainer.num_iterations", "many"]),
         (["--env.options={"], ["env.options", "JSON"]),
         (
@@ -35,10 +53,7 @@ def refused(*arguments, cwd, program="train"):
             ["rollout.fragment_length=65", "trainer.context_length=64", "make the one divide the other"],
         ),
         (["--trainer.discount=1.5"], ["trainer.discount=1.5", "greatest value 1"]),
-        (["--flagfile=missing.flags"], ["missing.flags"]),
-        (["--run.dir=/proc/1/run"], ["run.dir='/proc/1/run'", "--run.dir"]),
         (["--env.task=chop_trees"], ["chop_trees", "did you mean 'chop_tree'"]),
-        (["--env.factory=no.such:thing"], ["env.factory='no.such:thing'", "no.such"]),
         (["--env.factory=thing"], ["env.factory='thing'", "package.module:function"]),
         (["--policy.factory=json:nothing"], ["policy.factory='json:nothing'", "'nothing'"]),
         (
@@ -59,32 +74,32 @@ def refused(*arguments, cwd, program="train"):
             ['--trainer.auxiliary={"behaviour_cloning": {"coef": 1, "path": "none"}}'],
             ["trainer.auxiliary: behaviour_cloning", "none is not a folder"],
         ),
-        (["extra"], ["unexpected argument 'extra'"]),
     ],
-    ids=lambda x: " ".join(x) if x and x[0].startswith(("-", "extra")) else "",
+    ids=lambda x: " ".join(x) if x and x[0].startswith("-") else "",
 )
-def test_a_wrong_command_line_is_one_clear_line(tmp_path, arguments, words):
-    line = refused(*arguments, cwd=tmp_path)
+def test_a_wrong_command_line_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, "train", *arguments)
     for word in words:
         assert word in line
 
 
-def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    line = refused(f"--run.dir={tmp_path / 'file' / 'run'}", cwd=tmp_path)
+    line = refusal(capsys, "train", f"--run.dir={tmp_path / 'file' / 'run'}")
     assert "cannot be written" in line
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_somebody_elses_directory_is_refused_and_left_as_it_was(tmp_path):
+def test_somebody_elses_directory_is_refused_and_left_as_it_was(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("mine")
     for arguments in ([], ["--run.restart=true"]):
-        line = refused(f"--run.dir={tmp_path}", *arguments, cwd=tmp_path)
+        line = refusal(capsys, "train", f"--run.dir={tmp_path}", *arguments)
         assert "holds files that are not a run's" in line
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-def test_a_cluster_that_does_not_answer_is_named_with_the_remedy(tmp_path):
-    line = refused("--run.ray_address=127.0.0.1:1", cwd=tmp_path)
+def test_a_cluster_that_does_not_answer_is_named_with_the_remedy(tmp_path, capsys):
+    line = refusal(capsys, "train", f"--run.dir={tmp_path / 'run'}", "--run.ray_address=127.0.0.1:1")
     assert "run.ray_address='127.0.0.1:1'" in line
     assert "ray start --head" in line

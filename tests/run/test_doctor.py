@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 from minestudio_jax.config import Config, EnvConfig, PolicyConfig, RolloutConfig, RunConfig
-from minestudio_jax.run import host_checkup, simulator_checkup
+from minestudio_jax.run import host_checkup, simulator_checkup, trial
+from minestudio_jax.run.checkup import examine
 from minestudio_jax.run.simulator_checkup import SIMULATORS, check_simulator, simulator_of
+from tests.in_process_pool import InProcessPool
 from tests.run.programs import TINY, Program
 
 _GIB = 2**30
@@ -58,14 +60,15 @@ def test_the_embedded_world_passes_and_a_frame_is_saved(tmp_path):
     assert not (tmp_path / "run").exists()  # it only looks
 
 
-def test_a_frame_that_cannot_be_saved_keeps_no_run_from_starting(tmp_path):
+def test_a_frame_that_cannot_be_saved_keeps_no_run_from_starting(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trial, "make_pool", lambda *_: InProcessPool(1))
     frame = tmp_path / "nowhere" / "frame.png"
-    program = Program("doctor", *TINY, f"--run.dir={tmp_path / 'run'}", f"--frame={frame}")
-    assert program.wait() == 0, program.stdout + program.stderr
-    assert program.stderr == ""
-    assert f" frame: the last frame, 16 x 16, cannot be saved as {frame}: No such file or directory\n" in program.stdout
-    assert "-> give another file with --frame" in program.stdout
-    assert "A run can start" in program.stdout
+    assert examine(Config(run=RunConfig(dir=str(tmp_path / "run"))), frame)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert f"??  frame: the last frame, 8 x 8, cannot be saved as {frame}: No such file or directory\n" in said.out
+    assert "-> give another file with --frame" in said.out
+    assert "A run can start" in said.out
 
 
 def test_what_minecraft_lacks_here_is_named_and_nothing_is_started(tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
+from minestudio_jax.policies.pretrained import write_model_file
+from minestudio_jax.policies.vpt_shape import VPTShape
+from tests.run.in_process import refusal
 from tests.run.programs import TINY, Program
 
 
@@ -44,10 +48,11 @@ def test_the_figures_fit_each_other(lines):
     assert environments == pytest.approx(128 / seconds / 10, rel=0.02, abs=1)
 
 
-def test_a_model_file_does_not_bring_in_the_accelerators(golden):
+def test_a_model_file_does_not_bring_in_the_accelerators(tmp_path):
     """JAX is imported to read it, where the environment names a platform that is not there."""
+    write_model_file(VPTShape(32, 2, 1, 8, channels=(4,), image_size=(16, 16)), tmp_path / "small.model")
     arguments = (
-        "--env.factory=minerl", "--policy.network=vpt", f"--policy.vpt_model={golden / 'vpt_tiny.model'}",
+        "--env.factory=minerl", "--policy.network=vpt", f"--policy.vpt_model={tmp_path / 'small.model'}",
         "--rollout.fragment_length=8", "--trainer.context_length=4", "--trainer.batch_size_per_device=1",
         "--trainer.batches_per_iteration=1", "--device_tflops=1", "--devices=2",
     )  # fmt: skip
@@ -62,18 +67,22 @@ def test_the_cpu_is_so_many_devices_as_the_settings_say():
     assert figures(program)["mesh"] == "data 2 x fsdp 1 x tensor 1: 2 devices, compiled for CPUs"
 
 
+def test_devices_that_the_mesh_cannot_share_are_said_in_one_line():
+    code, program = plan("--devices=3", "--trainer.mesh=data:-1,fsdp:2")
+    assert code == 2
+    assert "needs a multiple of 2 devices, the learner has 3" in program.stderr
+    assert len(program.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--devices=3", "--trainer.mesh=data:-1,fsdp:2"), "needs a multiple of 2 devices, the learner has 3"),
-        (("--devices=4", "--replay.max_chunks=8"), "takes 16 fragments, replay.max_chunks=8 chunks of 1 hold 8: raise"),
+        (("--replay.max_chunks=8",), "takes 16 fragments, replay.max_chunks=8 chunks of 1 hold 8: raise"),
         (("--devices=-1",), "--devices=-1 is not"),
         (("--utilisation=0",), "--utilisation=0.0 is not a number above 0"),
         (("--env.factory=minerl",), "only once one has started; plan with policy.network=vpt"),
     ],
 )
-def test_what_cannot_be_planned_is_said_in_one_line(arguments, said):
-    code, program = plan(*arguments)
-    assert code == 2
-    assert said in program.stderr
-    assert len(program.stderr.splitlines()) == 1
+def test_what_cannot_be_planned_is_said_in_one_line(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)  # a process cannot get other devices than it has
+    assert said in refusal(capsys, "plan", *TINY, *arguments)

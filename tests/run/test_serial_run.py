@@ -47,16 +47,3 @@ def test_a_ray_worker_that_waits_its_turn_gives_the_same_run(serial, tmp_path):
 
     assert len(episodes(run_dir)) > 0
     assert episodes(tmp_path / "run")[: len(episodes(run_dir))] == episodes(run_dir)
-
-
-def test_what_has_no_effect_is_refused(tmp_path):
-    for arguments, words in (
-        (
-            ("--rollout.num_rollout_workers=2",),
-            "rollout.num_rollout_workers=2 has no effect with rollout.mode='serial'",
-        ),
-        (("--rollout.synchronous",), "rollout.synchronous has no effect with rollout.mode='serial'"),
-    ):
-        program = Program("train", *TINY, *arguments, "--rollout.mode=serial", f"--run.dir={tmp_path / 'run'}")
-        assert program.wait(60) == 2
-        assert words in program.stderr

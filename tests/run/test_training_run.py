@@ -18,6 +18,7 @@ from minestudio_jax.run.training_run import _summary
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.demonstrations import Demonstrations
 from tests.rollout.processes import wait_until
+from tests.run.in_process import refusal
 from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration, whole_records
 
 PROMISED = {
@@ -206,24 +207,6 @@ def test_a_signal_during_the_start_ends_it_in_good_order(tmp_path):
     program.assert_nothing_left()
 
 
-def test_a_killed_rollout_worker_is_replaced(tmp_path):
-    run_dir = tmp_path / "run"
-    program = train(run_dir)
-    wait_for_iteration(program, run_dir, 2)
-    workers = [pid for pid, command in program.alive().items() if "RolloutActor" in command]
-    assert len(workers) == 1
-    os.kill(workers[0], signal.SIGKILL)
-    reached = metrics(run_dir)[-1]["iteration"]
-    wait_for_iteration(program, run_dir, reached + 8)
-    os.kill(program.process.pid, signal.SIGTERM)
-    assert program.wait() == 0, program.stdout + program.stderr
-    program.assert_nothing_left()
-    records = metrics(run_dir)
-    assert records[-1]["rollout/worker_restarts"] == 1
-    assert_counters_never_go_back(records)
-    assert "rollout worker 0 died and is started again" in (run_dir / "logs/run.log").read_text()
-
-
 SCRIPTED = ("--env.factory=tests.scripted_env:make",)
 
 
@@ -286,16 +269,13 @@ def test_evaluate_plays_with_the_newest_policy(evaluated):
     assert Demonstrations(recorded).steps == 5 * 12
 
 
-def test_evaluate_of_no_run_or_no_version_is_an_error(finished, tmp_path):
+def test_evaluate_of_no_run_or_no_version_is_an_error(finished, tmp_path, capsys):
     run_dir, _ = finished
     for arguments, words in (
         ((f"--run.dir={tmp_path}",), "holds no run"),
         ((f"--run.dir={run_dir}", "--version=9999"), "--version=9999"),
     ):
-        program = Program("evaluate", *arguments)
-        assert program.wait() == 2
-        assert words in program.stderr
-        assert len(program.stderr.splitlines()) == 1
+        assert words in refusal(capsys, "evaluate", *arguments)
 
 
 def test_dry_run_prints_settings_that_are_a_flag_file_and_starts_nothing(tmp_path):
@@ -313,13 +293,18 @@ def test_dry_run_prints_settings_that_are_a_flag_file_and_starts_nothing(tmp_pat
     assert again.stdout.split("# derived")[0] == settings
 
 
+def test_a_dry_run_counts_the_devices_that_the_run_would_have(tmp_path):
+    """In a process of its own: JAX makes its devices once."""
+    arguments = ("--trainer.cpu_devices=2", "--replay.max_chunks=4", "--dry_run")
+    program = Program("train", f"--run.dir={tmp_path / 'run'}", *TINY, *arguments, cwd=tmp_path)
+    assert program.wait() == 2, program.stderr
+    assert "an iteration on 2 devices takes 8 fragments, replay.max_chunks=4 chunks of 1 hold 4" in program.stderr
+    assert len(program.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ("--trainer.cpu_devices=2", "--replay.max_chunks=4"),
-            "an iteration on 2 devices takes 8 fragments, replay.max_chunks=4 chunks of 1 hold 4",
-        ),
         (
             ("--trainer.launcher=ray", "--trainer.num_hosts=3", "--rollout.mode=device"),
             "rollout.num_envs=4 worlds cannot be spread over the 3 parts",
@@ -327,9 +312,7 @@ def test_dry_run_prints_settings_that_are_a_flag_file_and_starts_nothing(tmp_pat
         (("--env.task=unpaid.yaml",), "'unpaid.yaml' has no reward"),
     ],
 )
-def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, arguments, words):
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "unpaid.yaml").write_text("text: Do it.\ncustom_init_commands: []\n")
-    program = Program("train", f"--run.dir={tmp_path / 'run'}", *TINY, *arguments, "--dry_run", cwd=tmp_path)
-    assert program.wait() == 2, program.stderr
-    assert words in program.stderr
-    assert len(program.stderr.splitlines()) == 1
+    assert words in refusal(capsys, "train", f"--run.dir={tmp_path / 'run'}", *TINY, *arguments, "--dry_run")

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from minestudio_jax.config import Config, ConfigError, PolicyConfig
+from minestudio_jax.policies.make_policy import pretrained_params
 from minestudio_jax.policies.pretrained import load_vpt
+from tests.run.in_process import refusal
 from tests.run.programs import Program, metrics
 
 FLAGS = f"--flagfile={Path(__file__).parents[2] / 'configs/vpt_finetune_chop_tree.flags'}"
@@ -74,21 +77,29 @@ def test_a_small_random_network_learns_on_the_device_in_bfloat16(tmp_path):
     assert len(metrics(run_dir)) == 2
 
 
-def test_wrong_files_are_refused_before_anything_starts(golden, tmp_path):
+def test_weights_of_another_network_are_refused_before_anything_starts(golden, tmp_path):
+    """Which can be told once they have been read, and the run has its directory and its log."""
+    other = f"--policy.vpt_weights={golden / 'vpt_tiny.weights'}"
+    program = Program("train", f"--run.dir={tmp_path / 'run'}", FLAGS, *SMALL, *weights(golden), other, cwd=tmp_path)
+    assert program.wait(60) == 2, program.stdout
+    assert "attention heads" in program.stderr
+    assert len(program.stderr.splitlines()) == 1, program.stderr
+
+
+def test_files_and_settings_that_do_not_fit_are_refused_without_a_run(golden, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     run = (f"--run.dir={tmp_path / 'run'}", FLAGS)
     model, tensors = weights(golden)
-    other = f"--policy.vpt_weights={golden / 'vpt_tiny.weights'}"
     for arguments, words in (
         ((), "policy.vpt_model='weights/foundation-model-1x.model': there is no such file"),
         ((model, tensors, "--env.height=64"), "env.height=128"),
         ((model, tensors, "--env.action_set=discrete"), "env.action_set=vpt"),
         ((model, tensors, '--policy.vpt={"hidsize": 64}'), "policy.vpt_model"),
-        ((model, other), "attention heads"),
-        ((model, "--policy.vpt_weights=nowhere.weights"), "policy.vpt_weights='nowhere.weights': there is no such"),
         ((model, tensors, "--policy.network=impala"), "policy.vpt_model"),
         ((f"--policy.vpt_model={golden / 'vpt_tiny.weights'}", tensors), "policy.vpt_model"),
     ):
-        program = Program("train", *run, *SMALL, *arguments, cwd=tmp_path)
-        assert program.wait(60) == 2, program.stdout
-        assert words in program.stderr
-        assert len(program.stderr.splitlines()) == 1, program.stderr
+        assert words in refusal(capsys, "train", *run, *SMALL, *arguments)
+    assert not (tmp_path / "run").exists()
+    missing = Config(policy=PolicyConfig(network="vpt", vpt_weights="nowhere.weights"))
+    with pytest.raises(ConfigError, match=r"policy\.vpt_weights='nowhere\.weights': there is no such"):
+        pretrained_params(missing)
