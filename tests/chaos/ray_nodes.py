@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import uuid
 from pathlib import Path
 
-from tests.rollout.processes import is_alive, wait_until
+from tests.rollout.processes import free_port, is_alive, wait_until
 from tests.run.programs import Program
 
 # Ray gives a silent node up after 15 s at best; here after three. What only takes its time is not given up.
@@ -72,7 +71,7 @@ class RayNodes:
     def __init__(self) -> None:
         # Not pytest's folder: sockets lie in it, whose names must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        self._port = _free_port()
+        self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
         self.head = Node(
             self._folder,
@@ -103,8 +102,3 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -7,6 +7,7 @@ program checks every fragment before it trains on it (`verified_train`).
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,30 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.settings import SHORT
 from tests.rollout.processes import is_alive, wait_until
-from tests.run.programs import Program, metrics, wait_for_iteration
+from tests.run.programs import Program, assert_counters_never_go_back, metrics, wait_for_iteration
 
 pytestmark = pytest.mark.timeout(200)
 
 ENVS, STEP_S = 8, 0.01
 RECOVERY_S = 20.0  # in which ten more iterations must have been made, whatever happened
-SHORT = (
-    "--env.factory=tests.chaos.signed_env:make",
-    "--env.start_deadline_s=30",
-    "--env.reset_deadline_s=2",
-    "--env.step_deadline_s=2",
-    "--env.max_failures_per_hour=1000",
-    "--policy.channels=4",
-    "--policy.hidden_size=16",
-    "--rollout.fragment_length=16",
-    "--rollout.num_cpus_per_worker=2",
-    "--trainer.context_length=16",
-    "--trainer.batch_size_per_device=4",
-    "--trainer.batches_per_iteration=2",
-    "--trainer.save_interval=1000",
-    "--trainer.num_iterations=1000000",
-    "--logger.heartbeat_s=1",
-)
 
 
 class Chaos:
@@ -154,6 +139,9 @@ def test_a_rollout_worker_that_is_killed_is_replaced_with_its_environments(chaos
     assert wait_until(lambda: not any(map(is_alive, its_environments)), RECOVERY_S), "orphans"
     assert wait_until(lambda: len(chaos.environments()) == ENVS, 2 * RECOVERY_S)
     assert metrics(chaos.run_dir)[-1]["rollout/worker_restarts"] == 1
+    log = (chaos.run_dir / "logs" / "run.log").read_text()
+    assert re.search(r"rollout worker [01] died and is started again", log)
+    assert_counters_never_go_back(metrics(chaos.run_dir))
 
 
 def test_a_rollout_worker_that_hangs_is_replaced(chaos):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.ray_nodes import Node, RayNodes
-from tests.chaos.test_chaos import SHORT
+from tests.chaos.settings import SHORT
 from tests.rollout.processes import is_alive, wait_until
 from tests.run.programs import Program, metrics, wait_for_iteration, whole_records
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from minestudio_jax.envs import actions
 from minestudio_jax.envs.minecraft import Frame, Keys
 
 SHAPE = (10, 12, 3)
+NOTHING = {name: array[0] for name, array in actions.null_action().items()}  # an action
 
 
 class ScriptedSimulator:

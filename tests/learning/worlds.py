@@ -7,16 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tests.trainer.counting_world import Tick
+
 # Colours, not shades: a layer norm makes shades of one image nearly the same.
 _DARK, _SIGN, _JUNCTION = (0, 0, 0), (200, 200, 0), (0, 200, 0)
 _LEFT, _RIGHT = (200, 0, 0), (0, 0, 200)
-
-
-class Tick(NamedTuple):
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    info: dict[str, jax.Array]
 
 
 def _flat(colour: Any, height: int, width: int) -> jax.Array:

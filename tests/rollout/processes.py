@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,12 @@ def marked_pids(marker: str) -> set[int]:
 def shared_memory() -> set[str]:
     """Names of the kind that environments could leave behind; policy versions and Ray's objects have others."""
     return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "sem."))}
+
+
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def children() -> set[int]:

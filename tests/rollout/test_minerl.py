@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minestudio_jax.envs import actions
 from minestudio_jax.envs.callbacks.for_task import SETTLE_TICKS
 from minestudio_jax.envs.resize import resize_bilinear
 from minestudio_jax.envs.tasks import MobGroup, RewardTerm, Stack, Task, task_to_dict
 from minestudio_jax.rollout.env_worker import PermanentEnvironmentFailure
 from tests.envs import engines
+from tests.envs.engines import ATTACK, HEIGHT, WIDTH, act, seeds
 from tests.envs.scripted_engine import frame
 from tests.rollout.processes import is_alive, wait_until
 
 FACTORY = "minestudio_jax.envs.minerl:make"
-HEIGHT, WIDTH = 36, 64
-ATTACK = int(np.flatnonzero(actions.KEY_TABLE[:, actions.BUTTONS.index("attack")])[0])
 LOGS = RewardTerm("log", "mine_block", ("oak_log",), 1.0)
 
 
@@ -47,17 +45,6 @@ def play(make_pool, client_python, tmp_path, monkeypatch):
 @pytest.fixture
 def diary(tmp_path):
     return tmp_path / "diary"
-
-
-def act(pool, steps, buttons=0):
-    count = len(steps.env_id)
-    pool.send(
-        {"buttons": np.full((count, 1), buttons, np.int32), "camera": np.full((count, 1), 60, np.int32)}, steps.env_id
-    )
-
-
-def seeds(diary):
-    return [int(words[0]) for words in engines.told(diary, "mission")]
 
 
 def test_frames_are_right_side_up_and_worlds_have_seeds(play, diary):

@@ -8,9 +8,9 @@ import pytest
 from minestudio_jax.envs.tasks import RewardTerm, Task, task_to_dict
 from minestudio_jax.rollout.env_worker import PermanentEnvironmentFailure
 from tests.envs import engines
+from tests.envs.engines import ATTACK, HEIGHT, WIDTH, act, seeds
 from tests.envs.scripted_engine import frame
 from tests.rollout.processes import is_alive
-from tests.rollout.test_minerl import ATTACK, HEIGHT, WIDTH, act, seeds
 
 LOGS = RewardTerm("log", "mine_block", ("oak_log",), 1.0)
 

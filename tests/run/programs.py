@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +38,15 @@ TINY = (
     "--trainer.num_iterations=100000",
     "--logger.heartbeat_s=0.5",
 )
+
+# What every record of metrics.jsonl has.
+PROMISED = {
+    "iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s", "episode/return_mean",
+    "episode/length_mean", "episode/count", "loss/policy", "loss/value", "loss/entropy", "ppo/approx_kl",
+    "ppo/clip_fraction", "speed/env_steps_per_s", "speed/trained_steps_per_s", "lag/policy_versions_min",
+    "lag/policy_versions_mean", "lag/policy_versions_max", "time/wait_s", "time/update_s",
+}  # fmt: skip
+_COUNTERS = ("iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s")
 
 
 class Program:
@@ -141,3 +151,16 @@ def wait_for_iteration(program: Program, run_dir: Path, iteration: int, timeout_
             program.wait(1.0)
             raise AssertionError(f"no iteration {iteration}: {program.stdout}\n{program.stderr}")
         time.sleep(0.1)
+
+
+def checkpoints(run_dir: Path) -> list[int]:
+    """Iterations after which a checkpoint is there."""
+    return sorted(int(p.name) for p in (run_dir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def assert_counters_never_go_back(records: list[dict[str, Any]]) -> None:
+    """Nor leave out an iteration."""
+    for before, after in pairwise(records):
+        assert after["iteration"] == before["iteration"] + 1
+        for counter in _COUNTERS:
+            assert after[counter] >= before[counter], (counter, before, after)

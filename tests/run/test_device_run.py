@@ -9,8 +9,16 @@ import signal
 import time
 
 from tests.run.in_process import refusal
-from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
-from tests.run.test_training_run import PROMISED, assert_counters_never_go_back, checkpoints
+from tests.run.programs import (
+    PROMISED,
+    TINY,
+    Program,
+    assert_counters_never_go_back,
+    checkpoints,
+    metrics,
+    train,
+    wait_for_iteration,
+)
 
 DEVICE = ("--rollout.mode=device", "--trainer.save_interval=3")
 # Of the clock, or of one process: versions, the first of which it publishes twice, and the last episodes that it saw.
@@ -42,14 +50,14 @@ def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
     program.assert_nothing_left()
     saved, reached = checkpoints(run_dir)[-1], metrics(run_dir)[-1]["iteration"]
     lost = metrics(run_dir)[saved:]
-    again = train(run_dir, *DEVICE, "--logger.sinks=tests.sleeping_sink:make")
+    again = train(run_dir, *DEVICE, "--logger.sinks=tests.chaos.slow_sink:make")
     wait_for_iteration(again, run_dir, reached + 3)
     os.kill(again.process.pid, signal.SIGTERM)
     assert again.wait() == 0, again.stderr
     again.assert_nothing_left()
     records = metrics(run_dir)
     # A sink that sleeps got what it had time for, and held up neither the loop nor the end.
-    assert (run_dir / "slept").read_text().startswith(f"{saved + 1}\n")
+    assert (run_dir / "slow").read_text().startswith(f"{saved + 1}\n")
     assert sum(record["time/wait_s"] for record in records[saved:]) < 1.0
     assert_counters_never_go_back(records)
     assert all(record.keys() >= PROMISED for record in records)

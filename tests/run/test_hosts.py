@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 
 import pytest
 
 from minestudio_jax.utils.policy_store import list_versions, version_path
 from tests.launch.scripts import LAUNCH, tools_on_path
-from tests.rollout.processes import wait_until
-from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration
-from tests.run.test_training_run import assert_counters_never_go_back, checkpoints
+from tests.rollout.processes import free_port, wait_until
+from tests.run.programs import (
+    TINY,
+    Program,
+    assert_counters_never_go_back,
+    checkpoints,
+    metrics,
+    train,
+    wait_for_iteration,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
 WAIT_S = 240.0
-
-
-def free_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
 
 
 def start_hosts(run_dir, *arguments, devices=2, of_each=((), ())):

@@ -9,7 +9,6 @@ import random
 import signal
 import tracemalloc
 import types
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,33 +18,25 @@ from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.demonstrations import Demonstrations
 from tests.rollout.processes import wait_until
 from tests.run.in_process import refusal
-from tests.run.programs import TINY, Program, metrics, train, wait_for_iteration, whole_records
+from tests.run.programs import (
+    PROMISED,
+    TINY,
+    Program,
+    assert_counters_never_go_back,
+    checkpoints,
+    metrics,
+    train,
+    wait_for_iteration,
+    whole_records,
+)
 
-PROMISED = {
-    "iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s", "episode/return_mean",
-    "episode/length_mean", "episode/count", "loss/policy", "loss/value", "loss/entropy", "ppo/approx_kl",
-    "ppo/clip_fraction", "speed/env_steps_per_s", "speed/trained_steps_per_s", "lag/policy_versions_min",
-    "lag/policy_versions_mean", "lag/policy_versions_max", "time/wait_s", "time/update_s",
-}  # fmt: skip
 TASKS = ("chop_tree", "mine_cobblestone")
 OF_TASKS = ('--env.tasks={"chop_tree": 3, "mine_cobblestone": 1}', '--trainer.task_weights={"chop_tree": 0.5}')
-COUNTERS = ("iteration", "env_steps", "trained_steps", "policy_version", "wall_time_s")
-
-
-def assert_counters_never_go_back(records):
-    for before, after in pairwise(records):
-        assert after["iteration"] == before["iteration"] + 1
-        for counter in COUNTERS:
-            assert after[counter] >= before[counter], (counter, before, after)
 
 
 def episode_tasks(run_dir):
     """Task of every finished episode."""
     return [episode["task"] for episode in whole_records(run_dir / "episodes.jsonl")]
-
-
-def checkpoints(run_dir):
-    return sorted(int(p.name) for p in (run_dir / "checkpoints").iterdir() if p.name.isdigit())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -13,15 +12,10 @@ import numpy as np
 import pytest
 
 from minestudio_jax.utils import policy_store
+from tests.rollout.processes import free_port
 from tests.trainer import learning_host
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def free_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
 
 
 def learn(out, num_processes, mesh="data:-1"):

@@ -22,9 +22,7 @@ from minestudio_jax.envs.minecraft import MinecraftEnvironment
 from minestudio_jax.envs.task_format import task_from_dict
 from minestudio_jax.envs.tasks import FastReset as FastResetRule
 from minestudio_jax.envs.tasks import MobGroup, Place, Stack
-from tests.envs.scripted_simulator import ScriptedSimulator
-
-NOTHING = {name: array[0] for name, array in actions.null_action().items()}
+from tests.envs.scripted_simulator import NOTHING, ScriptedSimulator
 
 
 def begin(*callbacks, react=None):

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from minestudio_jax.envs import actions
 from minestudio_jax.envs.callbacks.gate_reward import GateReward, gate_score
 from minestudio_jax.envs.callbacks.voxels import Voxels
 from minestudio_jax.envs.env import EnvironmentFailure
 from minestudio_jax.envs.minecraft import MinecraftEnvironment
 from minestudio_jax.envs.tasks import RewardTerm
-from tests.envs.scripted_simulator import ScriptedSimulator
+from tests.envs.scripted_simulator import NOTHING, ScriptedSimulator
 
-NOTHING = {name: array[0] for name, array in actions.null_action().items()}
 # The frame along z, from its lowest corner once around, and what it encloses.
 FRAME = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 3), (0, 2, 3), (0, 3, 3), (0, 4, 3), (0, 4, 2), (0, 4, 1),
          (0, 4, 0), (0, 3, 0), (0, 2, 0), (0, 1, 0)]  # fmt: skip

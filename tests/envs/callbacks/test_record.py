@@ -9,16 +9,13 @@ import av
 import numpy as np
 import pytest
 
-from minestudio_jax.envs import actions
 from minestudio_jax.envs.callbacks import record
 from minestudio_jax.envs.callbacks.for_task import callbacks_for
 from minestudio_jax.envs.callbacks.record import Record
 from minestudio_jax.envs.callbacks.time_limit import TimeLimit
 from minestudio_jax.envs.minecraft import MinecraftEnvironment
 from minestudio_jax.utils.task_files import load_task
-from tests.envs.scripted_simulator import ScriptedSimulator
-
-NOTHING = {name: array[0] for name, array in actions.null_action().items()}
+from tests.envs.scripted_simulator import NOTHING, ScriptedSimulator
 
 
 class OddSimulator(ScriptedSimulator):

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from minestudio_jax.envs import actions
 from minestudio_jax.envs.callbacks.climbing import Climbing
 from minestudio_jax.envs.callbacks.death import Death
 from minestudio_jax.envs.callbacks.episode_info import EpisodeInfo
@@ -16,9 +15,7 @@ from minestudio_jax.envs.callbacks.success import SuccessCondition
 from minestudio_jax.envs.callbacks.time_limit import TimeLimit
 from minestudio_jax.envs.minecraft import Callback, MinecraftEnvironment, Outcome
 from minestudio_jax.envs.tasks import RewardTerm, Success
-from tests.envs.scripted_simulator import ScriptedSimulator
-
-NOTHING = {name: array[0] for name, array in actions.null_action().items()}
+from tests.envs.scripted_simulator import NOTHING, ScriptedSimulator
 
 
 def play(callbacks, frames, simulator=None):
