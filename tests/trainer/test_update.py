@@ -479,58 +479,40 @@ def test_a_state_without_reference_has_no_divergence_to_tell(policy, state, frag
     assert_same(own.reference, own.params, rtol=0)
 
 
-_ON_DEVICES = """
-import json, sys
+_ON_FOUR_DEVICES = """
+import dataclasses, json
 import jax, numpy as np
 from minestudio_jax.trainer import sharding
 from minestudio_jax.trainer.batch import stack_fragments
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
-from minestudio_jax.trainer.targets import make_targets
+from minestudio_jax.trainer.update import make_update
 from tests.trainer.fragments import make_fragments, tiny_policy
 from tests.trainer.test_update import CONFIG
-import dataclasses
-from minestudio_jax.trainer.update import make_update
-spoil = sys.argv[1] == "spoil"
 mesh = sharding.make_mesh(CONFIG)
-config = dataclasses.replace(CONFIG, batch_size_per_device=8 // mesh.size, batches_per_iteration=1)
 policy = tiny_policy()
-state = jax.device_put(initial_state(policy, config, jax.random.key(0)), sharding.replicated(mesh))
+state = jax.device_put(initial_state(policy, CONFIG, jax.random.key(0)), sharding.replicated(mesh))
 batch = stack_fragments(make_fragments(policy, jax.device_get(state.params), 8))
-if spoil:
-    batch.reward[4, 3] = np.nan  # the first of its run: nothing before it depends on it
-    config = dataclasses.replace(config, batch_size_per_device=4 // mesh.size, batches_per_iteration=2)
+batch.reward[4, 3] = np.nan  # the first of its run: nothing before it depends on it
+config = dataclasses.replace(CONFIG, batch_size_per_device=4 // mesh.size, batches_per_iteration=2)
 update = jax.jit(make_update(policy, config, mesh))
 for _ in range(3):
     state, metrics, _ = update(state, jax.device_put(batch, sharding.along_batch(mesh)), coefficients(config, 0, 1))
 for x in jax.tree.leaves(state):
     copies = [np.asarray(shard.data) for shard in x.addressable_shards]
     assert all(np.array_equal(copy, copies[0]) for copy in copies), "devices differ"
-leaves = [np.asarray(x).astype(float).ravel() for x in jax.tree.leaves(state.params)]
-print(json.dumps([mesh.size, np.concatenate(leaves).tolist(), {k: float(v) for k, v in metrics.items()}]))
+finite = all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.params))
+print(json.dumps([mesh.size, finite, float(metrics["ppo/skipped_updates"])]))
 """
-
-
-def on_devices(devices, data):
-    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
-    done = subprocess.run(
-        [sys.executable, "-c", _ON_DEVICES, data], env=env, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_a_gradient_that_is_not_finite_leaves_four_devices_bit_equal():
     """D-29, D-30: one fragment on one device is broken; every device skips that step and takes the others."""
-    devices, params, metrics = on_devices(4, "spoil")
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", _ON_FOUR_DEVICES]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    devices, finite, skipped = json.loads(done.stdout.splitlines()[-1])
     assert devices == 4
-    assert np.isfinite(params).all()
-    assert metrics["ppo/skipped_updates"] == 1  # of the two steps of the last iteration
-
-
-def test_four_devices_learn_what_one_learns():
-    """D-23, D-31: the same fragments in one step, on one device and spread over four: the same parameters."""
-    (one, params, metrics), (four, spread, spread_metrics) = on_devices(1, "clean"), on_devices(4, "clean")
-    assert (one, four) == (1, 4)
-    np.testing.assert_allclose(params, spread, atol=1e-5)
-    assert metrics == pytest.approx(spread_metrics, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert finite
+    assert skipped == 1  # of the two steps of the last iteration
