@@ -64,6 +64,7 @@ def test_a_farewell_carries_reason_and_exit_code(line):
 
 
 def test_a_host_that_is_silent_is_given_up(monkeypatch):
+    monkeypatch.setattr(conversation, "_BEAT_S", 0.01)
     monkeypatch.setattr(conversation, "SILENCE_S", 0.0)
     here, there = Pipe()
     talk = Conversation({1: (Introduction(1, "machine", 42, "m", {}, {}), here)}, print, lambda: "", 3600.0)
@@ -76,15 +77,16 @@ def test_a_host_that_is_silent_is_given_up(monkeypatch):
 def test_a_host_that_is_frozen_is_given_up_though_its_connection_stands(monkeypatch):
     """D-39: a machine that swaps, or a virtual one that is suspended, would hold up all others for ever."""
     here, there = Pipe()
-    host = get_context("spawn").Process(target=talk_to_host_0, args=(there,), daemon=True)
+    host = get_context("spawn").Process(target=talk_to_host_0, args=(there, 0.05), daemon=True)
     host.start()
     try:
         assert isinstance(here.recv(), Beat)  # it has started
-        monkeypatch.setattr(conversation, "SILENCE_S", 4.0)
+        monkeypatch.setattr(conversation, "_BEAT_S", 0.05)
+        monkeypatch.setattr(conversation, "SILENCE_S", 1.5)
         talk = Conversation({1: (Introduction(1, "machine", 42, "m", {}, {}), here)}, print, lambda: "", 3600.0)
-        assert talk.hear(Go, 1, 6.0) is None, "while it lives it is waited for"
+        assert talk.hear(Go, 1, 2.0) is None, "while it lives it is waited for"
         os.kill(host.pid, signal.SIGSTOP)
-        with pytest.raises(HostFailure, match="has not been heard of for 4 s"):
+        with pytest.raises(HostFailure, match=r"has not been heard of for 1\.5 s"):
             talk.hear(Go, 1, 60.0)
         talk.close()
     finally:
@@ -92,8 +94,9 @@ def test_a_host_that_is_frozen_is_given_up_though_its_connection_stands(monkeypa
         host.join()
 
 
-def talk_to_host_0(connection):
+def talk_to_host_0(connection, beat_s):
     """What a host does that has nothing to say."""
+    conversation._BEAT_S = beat_s
     Conversation({0: (Introduction(0, "machine", 41, "m", {}, {}), connection)}, print, lambda: "", 3600.0)
     threading.Event().wait()
 
@@ -104,7 +107,8 @@ def test_the_wish_to_stop_reaches_the_other_side(line):
     assert wait_until(lambda: wishes == ["SIGTERM at host 1 (machine, process 42)"], 30.0)
 
 
-def test_who_was_told_to_stop_says_so_once():
+def test_who_was_told_to_stop_says_so_once(monkeypatch):
+    monkeypatch.setattr(conversation, "_BEAT_S", 0.01)
     here, there = Pipe()
     talk = Conversation({0: (Introduction(0, "machine", 42, "m", {}, {}), here)}, print, lambda: "SIGINT", 3600.0)
     heard = [there.recv() for _ in range(4)]
