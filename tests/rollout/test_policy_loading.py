@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minestudio_jax.config import Config
 from minestudio_jax.rollout import policy_loading
-from minestudio_jax.rollout.policy_loading import PolicyLoader, pack
-from minestudio_jax.run import ray_cluster
+from minestudio_jax.rollout.policy_loading import PolicyLoader
 from minestudio_jax.trainer.publisher import ParamPublisher, Publication
-from minestudio_jax.utils import memory_folder, policy_store
-from tests.rollout.processes import wait_until
+from minestudio_jax.utils import policy_store
+from tests.rollout.processes import PATIENCE, wait_until
 
 SHAPES = {name: jax.ShapeDtypeStruct((100, 300), np.float32) for name in "abcdefgh"}
 
@@ -40,7 +38,7 @@ def fail(error):
 def test_every_version_that_is_loaded_is_whole_and_newer_while_others_are_written_and_removed(tmp_path):
     """D-19: Versions come faster than they are read and are removed under their readers, of which one is always late."""
     loaded = [[], []]
-    errors = []
+    errors, enough = [], 30
 
     def record(which, version, params):
         loaded[which].append(version)
@@ -58,8 +56,10 @@ def test_every_version_that_is_loaded_is_whole_and_newer_while_others_are_writte
             loaders[1].offer(*offers[-3])  # the next write removes it
 
     publisher = ParamPublisher(tmp_path / "kept", Publication(tmp_path / "sent", tell))
-    end, version = time.monotonic() + 6.0, 0
-    while time.monotonic() < end:
+    give_up, version = time.monotonic() + 60.0 * PATIENCE, 0
+    # Of those that were not offered one is being written, and one waits for it: the others were overtaken.
+    while min(map(len, loaded)) < enough or version - len(offers) <= 2:
+        assert time.monotonic() < give_up, (loaded, version, offers)
         version += 1
         publisher.publish(version, {name: jnp.full((100, 300), version, jnp.float32) for name in "abcdefgh"})
         publisher.keep()
@@ -72,7 +72,7 @@ def test_every_version_that_is_loaded_is_whole_and_newer_while_others_are_writte
     assert errors == []
     assert len(offers) < version, "the publisher must have been overtaken"
     for versions in loaded:
-        assert len(versions) >= 5
+        assert len(versions) >= enough
         assert versions == sorted(set(versions))
 
 
@@ -130,50 +130,3 @@ def test_a_version_that_cannot_be_read_now_is_read_later(tmp_path, monkeypatch):
     assert wait_until(lambda: loaded == [7], 30.0)
     loader.close()
     assert len(attempts) == 3
-
-
-@pytest.fixture(scope="module")
-def private_ray():
-    ray_cluster.start_ray(Config())
-    yield
-    ray_cluster.stop_ray()
-
-
-def in_memory():
-    return sorted(memory_folder.SHARED_MEMORY.glob("*minestudio_jax-*"))
-
-
-@pytest.mark.parametrize("free", [10**12, 0], ids=["memory", "disk"])
-def test_a_version_goes_through_the_object_store_and_leaves_no_file(tmp_path, private_ray, monkeypatch, free):
-    monkeypatch.setattr(memory_folder, "free_bytes", lambda: free)
-    params = {name: np.random.default_rng(i).standard_normal((100, 300), np.float32) for i, name in enumerate("abc")}
-    where = pack(policy_store.save_version(tmp_path, 1, params))
-    policy_store.remove_versions(tmp_path, keep=0)
-    before = in_memory()
-    loaded = policy_loading.load(where, {name: SHAPES[name] for name in params})
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    assert in_memory() == before
-
-
-def test_a_version_goes_through_the_disk_when_memory_is_full_though_it_seemed_to_have_room(
-    tmp_path, private_ray, monkeypatch
-):
-    """Workers of a node look for room at the same time: /dev/full stands for the room that another one took."""
-    where = pack(policy_store.save_version(tmp_path, 1, {"a": np.full((100, 300), 7, np.float32)}))
-    write, folders = policy_loading._load_files, []
-
-    def write_to_full_memory(files, folder, abstract):
-        folders.append(folder)
-        if folder.parent == memory_folder.SHARED_MEMORY:
-            smallest = folder / min((name for name in files if files[name].size), key=lambda name: files[name].size)
-            smallest.parent.mkdir(parents=True, exist_ok=True)
-            smallest.symlink_to("/dev/full")
-        return write(files, folder, abstract)
-
-    monkeypatch.setattr(memory_folder, "free_bytes", lambda: 10**12)
-    monkeypatch.setattr(policy_loading, "_load_files", write_to_full_memory)
-    before = in_memory()
-    assert version_of(policy_loading.load(where, {"a": SHAPES["a"]})) == 7
-    assert [folder.parent == memory_folder.SHARED_MEMORY for folder in folders] == [True, False]
-    assert not any(folder.exists() for folder in folders)
-    assert in_memory() == before
