@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from absl import flags
 
-from minestudio_jax.config import Config, ConfigError
+from minestudio_jax.config import Config, ConfigError, section_types
 from minestudio_jax.config_checks import validate
 from minestudio_jax.config_flags import default_run_dir, define_flags, from_flags
 
@@ -39,9 +39,20 @@ def test_defaults_are_valid_and_survive_json(parse):
 
 
 def test_every_setting_has_a_flag_with_help_and_bounds_on_numbers():
-    for section in dataclasses.fields(Config):
-        for f in dataclasses.fields(section.default_factory):
-            assert len(f.metadata["help"]) > 10, f.name
+    defined = flags.FlagValues()
+    define_flags(defined)
+    settings = {
+        f"{section}.{f.name}": f.metadata for section, kind in section_types().items() for f in dataclasses.fields(kind)
+    }
+    assert set(defined) == settings.keys()
+    defaults = Config().to_dict()
+    for name, metadata in settings.items():
+        assert len(metadata["help"]) > 10, name
+        assert defined[name].help.startswith(metadata["help"]), name
+        section, key = name.split(".")
+        numbers = defaults[section][key] if isinstance(defaults[section][key], list) else [defaults[section][key]]
+        if any(type(number) in (int, float) for number in numbers):
+            assert metadata["lower"] is not None or metadata["upper"] is not None, name
 
 
 def test_command_line_and_flag_file_later_ones_win(parse, tmp_path):
