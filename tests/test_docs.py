@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -116,9 +115,3 @@ def test_the_readme_has_the_two_commands():
     )
     assert "pip install -e '.[test]' -c constraints.txt && pytest" in readme
     assert "pip install -e '.[test]' -c constraints.txt && pytest" in (ROOT / ".ci/run").read_text()
-
-
-def test_json_in_flag_files_is_json():
-    for file in (ROOT / "configs").glob("*.flags"):
-        for value in re.findall(r"^--\w+\.options=(.*)$", file.read_text(), re.MULTILINE):
-            json.loads(value)
