@@ -45,6 +45,7 @@ def test_the_users_own_flags_stay(given, wanted):
 
 def test_processes_inherit_them(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/nowhere")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")  # else it would silence XLA for all later tests of this process
     configure_cpu_compiler()
     assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=/nowhere {VECTORS}"
 
