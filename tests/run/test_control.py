@@ -12,7 +12,7 @@ import time
 import pytest
 
 from minestudio_jax.config import Config
-from minestudio_jax.run import control_files
+from minestudio_jax.run import control_desk, control_files
 from minestudio_jax.run.control_desk import ControlDesk
 from minestudio_jax.run.stop_signal import StopSignal
 from tests.rollout.processes import wait_until
@@ -149,13 +149,18 @@ def test_the_desk_obeys_refuses_and_tells(run_dir):
 
 
 def test_a_directory_that_cannot_be_written_does_not_end_the_run(run_dir, monkeypatch):
+    refused = []
+
     def full(*_):
+        refused.append(1)
         raise OSError("no space left on device")
 
-    with ControlDesk(run_dir, StopSignal()) as desk:
-        monkeypatch.setattr(control_files, "write_status", full)
-        time.sleep(1.5)
-        monkeypatch.undo()
+    monkeypatch.setattr(control_desk, "_LOOK_S", 0.01)
+    monkeypatch.setattr(control_desk, "_STATUS_S", 0.0)
+    with ControlDesk(run_dir, StopSignal()) as desk, monkeypatch.context() as patch:
+        patch.setattr(control_files, "write_status", full)
+        assert wait_until(lambda: len(refused) > 2)
+        patch.undo()
         desk.observe({"iteration": 1.0})
         assert wait_until(lambda: (control_files.read_status(run_dir) or {}).get("state") == "running")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import signal
 import tracemalloc
 import types
@@ -144,7 +143,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(tmp_path):
     """D-40, D-42."""
     run_dir = tmp_path / "run"
     program = train(run_dir)
-    wait_for_iteration(program, run_dir, random.Random().randint(4, 12))
+    wait_for_iteration(program, run_dir, 5)  # and where it is killed between two checkpoints is chance
     program.kill()
     program.wait()
     program.assert_nothing_left()

@@ -51,7 +51,7 @@ class TablePolicy(Policy):
         return jnp.float32(self.scale)
 
 
-def tables(data, prefix="", value=True):
+def tables(data, prefix=""):
     found = {name: data[f"{prefix}{name}_raw"].reshape(-1, data[f"{prefix}{name}_raw"].shape[-1])
              for name in ("buttons", "camera")}  # fmt: skip
     return jax.tree.map(jnp.asarray, found | {"value": data["vpred"].reshape(-1)})
