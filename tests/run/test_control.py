@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
 from minestudio_jax.config import Config
+from minestudio_jax.control import main
 from minestudio_jax.run import control_desk, control_files
 from minestudio_jax.run.control_desk import ControlDesk
 from minestudio_jax.run.stop_signal import StopSignal
@@ -20,13 +23,10 @@ from tests.run.programs import Program, metrics, train, wait_for_iteration
 
 
 def control(run_dir, *arguments, deadline_s=60):
-    """Exit code and output of the program."""
-    result = subprocess.run(
-        [sys.executable, "-m", "minestudio_jax.control", f"--run.dir={run_dir}", f"--deadline_s={deadline_s}", *arguments],
-        capture_output=True, text=True, timeout=deadline_s + 60,
-    )  # fmt: skip
-    assert "Traceback" not in result.stderr, result.stderr
-    return result.returncode, result.stdout + result.stderr
+    """Exit code and output of the program's function."""
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(said):
+        code = main(["control", f"--run.dir={run_dir}", f"--deadline_s={deadline_s}", *arguments])
+    return code, said.getvalue()
 
 
 def states(run_dir):
@@ -43,8 +43,9 @@ def test_a_living_run_is_watched_enlarged_shrunk_and_stopped(tmp_path):
         run_dir, "--rollout.num_cpus_per_worker=0.5", "--trainer.save_interval=100000", "--replay.max_staleness=1"
     )
     wait_for_iteration(program, run_dir, 1)
-    code, said = control(run_dir, "--status")
-    assert code == 0, said
+    asking = Program("control", f"--run.dir={run_dir}", "--status")
+    assert asking.wait(60) == 0, asking.stderr
+    said = asking.stdout
     for words in (
         f"running, process {program.process.pid} on ",
         "policy version",
@@ -197,15 +198,11 @@ def test_nobody_answers_for_a_run_that_is_dead(run_dir):
     ],
 )
 def test_wrong_arguments_are_refused(run_dir, arguments, words, capsys):
-    from minestudio_jax.control import main
-
     assert main(["control", f"--run.dir={run_dir}", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_directory_without_a_run_or_without_workers_is_refused(tmp_path, capsys):
-    from minestudio_jax.control import main
-
     assert main(["control", f"--run.dir={tmp_path}"]) == 2
     assert "holds no run" in capsys.readouterr().err
     assert main(["control"]) == 2

@@ -22,8 +22,8 @@ SMALL = (
     "--rollout.num_rollout_workers=1",
     "--rollout.num_envs=2",
     "--rollout.inference_batch_size=2",
-    "--rollout.fragment_length=16",
-    "--trainer.context_length=8",
+    "--rollout.fragment_length=8",
+    "--trainer.context_length=4",
     "--trainer.batch_size_per_device=2",
     "--trainer.batches_per_iteration=2",
     "--trainer.num_iterations=3",
@@ -71,7 +71,7 @@ def test_a_small_random_network_learns_on_the_device_in_bfloat16(tmp_path):
     shape = '{"hidsize": 32, "heads": 2, "layers": 1, "memory": 8, "channels": [4, 4]}'
     given = [f"--policy.vpt={shape}", "--policy.vpt_model=", "--policy.vpt_weights=", "--rollout.mode=device"]
     few = ["--trainer.num_iterations=2", "--trainer.kl_reference_coef=0", "--trainer.kl_reference_decay=1"]
-    few += ["--rollout.fragment_length=8", "--replay.max_reuse=1", "--replay.max_staleness=4"]
+    few += ["--replay.max_reuse=1", "--replay.max_staleness=4"]
     program = Program("train", f"--run.dir={run_dir}", FLAGS, *SMALL, *given, *few)
     assert program.wait(240) == 0, program.stdout + program.stderr
     assert len(metrics(run_dir)) == 2
