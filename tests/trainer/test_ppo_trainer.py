@@ -66,16 +66,16 @@ def everything(trainer):
 def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(open_trainer, caplog):
     """D-40."""
     spec = EnvironmentSpec({"image": ArraySpec((8, 8, 3), "uint8")}, COWS.action_spec)
-    straight, stopped = open_trainer("straight", COWS, spec), open_trainer("stopped", COWS, spec)
-    expected = iterate(straight, 6)
-    iterate(stopped, 3)
-    stopped.checkpoint(Stopwatch(), force=True)
-    stopped.close()
-    resumed = open_trainer("stopped", COWS, spec)
+    straight = open_trainer("run", COWS, spec)
+    iterate(straight, 3)
+    straight.checkpoint(Stopwatch(), force=True)
+    expected = iterate(straight, 3)
+    straight.close()
+    resumed = open_trainer("run", COWS, spec)
     assert resumed.resumed
     assert resumed.counters.iteration == 3
     metrics = iterate(resumed, 3)
-    np.testing.assert_equal(metrics, expected[3:])
+    np.testing.assert_equal(metrics, expected)
     for a, c in zip(everything(straight), everything(resumed), strict=True):
         np.testing.assert_array_equal(a, c)
     assert int(resumed._rollout.used[0]) > 4  # worlds were made anew on both sides of the stop
@@ -293,44 +293,49 @@ def test_a_run_may_change_to_collecting_on_the_device_and_back(open_trainer, cap
     iterate(back, 1)
 
 
-_CONTINUED = """
+def continue_by_an_iteration(folder):
+    """With all devices of this process, what the run in a folder has learnt so far, if there is one."""
+    policy, devices = ImpalaPolicy(SPEC, (4,), 8), jax.device_count()
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    collector = DeviceCollector(policy, CountingWorld(), sharding.make_mesh(CONFIG), 4, devices, 4, (8, 8), 0)
+    trainer = PPOTrainer(CONFIG, policy, SPEC, 4, folder, 0, None, collector)
+    print("continues after", trainer.counters.iteration, "on", devices)
+    now = jax.tree.leaves(jax.device_get(trainer._state))
+    if trainer.resumed:
+        with np.load(folder / "state.npz") as before:
+            for a, b in zip(before.values(), now, strict=True):
+                np.testing.assert_array_equal(a, b)
+    iterate(trainer, 1)
+    np.savez(folder / "state.npz", *jax.tree.leaves(jax.device_get(trainer._state)))
+    trainer.checkpoint(Stopwatch(), force=True)
+    trainer.close()
+
+
+_ON_TWO_DEVICES = """
 import logging, sys
 from pathlib import Path
-import jax, numpy as np
-from minestudio_jax.policies.impala import ImpalaPolicy
-from minestudio_jax.trainer import sharding
-from minestudio_jax.trainer.device_collector import DeviceCollector
-from minestudio_jax.trainer.ppo_trainer import PPOTrainer
-from minestudio_jax.utils.timing import Stopwatch
-from tests.trainer.counting_world import CountingWorld
-from tests.trainer.fragments import SPEC
-from tests.trainer.test_ppo_trainer import CONFIG, iterate
+from tests.trainer.test_ppo_trainer import continue_by_an_iteration
 logging.basicConfig(stream=sys.stdout, force=True)
-folder, policy = Path(sys.argv[1]), ImpalaPolicy(SPEC, (4,), 8)
-(folder / "logs").mkdir(parents=True, exist_ok=True)
-devices = jax.device_count()
-collector = DeviceCollector(policy, CountingWorld(), sharding.make_mesh(CONFIG), 4, devices, 4, (8, 8), 0)
-trainer = PPOTrainer(CONFIG, policy, SPEC, 4, folder, 0, None, collector)
-print("continues after", trainer.counters.iteration, "on", devices)
-now = jax.tree.leaves(jax.device_get(trainer._state))
-if trainer.resumed:
-    with np.load(folder / "state.npz") as before:
-        for a, b in zip(before.values(), now, strict=True):
-            np.testing.assert_array_equal(a, b)
-iterate(trainer, 1)
-np.savez(folder / "state.npz", *jax.tree.leaves(jax.device_get(trainer._state)))
-trainer.checkpoint(Stopwatch(), force=True)
-trainer.close()
+continue_by_an_iteration(Path(sys.argv[1]))
 """
 
 
-def test_a_run_continues_on_fewer_devices_and_on_more(tmp_path):
-    """D-40."""
-    for iteration, devices in enumerate((2, 1, 2)):
-        env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-        command = [sys.executable, "-c", _CONTINUED, str(tmp_path / "run")]
+def test_a_run_continues_on_fewer_devices_and_on_more(tmp_path, capsys, caplog):
+    """D-40: of two processes with two devices and, between them, of this one, which has one."""
+
+    def on_two():
+        command = [sys.executable, "-c", _ON_TWO_DEVICES, str(tmp_path / "run")]
+        env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
-        assert f"continues after {iteration} on {devices}" in done.stdout
-        warned = re.findall(r"worlds begin anew.*iteration (\d+) .*rollout\.key is .*, expected .*", done.stdout)
+        return done.stdout
+
+    def on_one():
+        continue_by_an_iteration(tmp_path / "run")
+        return capsys.readouterr().out + caplog.text
+
+    for iteration, (devices, learn) in enumerate(((2, on_two), (1, on_one), (2, on_two))):
+        said = learn()
+        assert f"continues after {iteration} on {devices}" in said
+        warned = re.findall(r"worlds begin anew.*iteration (\d+) .*rollout\.key is .*, expected .*", said)
         assert warned == [str(iteration)][:iteration]
