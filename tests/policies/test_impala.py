@@ -9,6 +9,7 @@ import pytest
 
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
 from minestudio_jax.policies.impala import ImpalaPolicy
+from tests.trainer.fragments import jitted
 
 SPEC = EnvironmentSpec({"image": ArraySpec((20, 28, 3), "uint8")}, {"buttons": 50, "camera": 11})
 STEPS = 12
@@ -40,7 +41,7 @@ def sequence():
 def run(policy, params, sequence, cuts):
     """Outputs of the sequence fed in consecutive pieces."""
     image, first, memory = sequence
-    apply = jax.jit(policy.apply)
+    apply = jitted(policy)
     pieces = []
     for a, b in zip([0, *cuts], [*cuts, STEPS], strict=True):
         output, memory = apply(params, {"image": image[:, a:b]}, first[:, a:b], memory)
@@ -139,7 +140,8 @@ def test_a_zeroed_value_head_predicts_0_and_leaves_the_statistics_alone(policy, 
 
 def test_value_statistics_get_no_gradient(policy, params, sequence):
     image, first, memory = sequence
-    gradient = jax.grad(lambda p: policy.apply(p, {"image": image}, first, memory)[0].value.sum())(params)
+    of_values = jax.grad(lambda p: policy.apply(p, {"image": image}, first, memory)[0].value.sum())
+    gradient = jax.jit(of_values)(params)
     assert all(float(g) == 0.0 for g in gradient["value_statistics"])
 
 

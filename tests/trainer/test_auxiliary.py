@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.update import make_update
 from minestudio_jax.utils.demonstrations import save_sequence
-from tests.trainer.fragments import SPEC, make_fragments, tiny_policy
+from tests.trainer.fragments import SPEC, jitted, make_fragments, tiny_policy
 
 CONFIG = TrainerConfig(
     batch_size_per_device=4, batches_per_iteration=2, epochs_per_iteration=2, context_length=4, learning_rate=1e-2,
@@ -95,13 +96,13 @@ def test_the_loss_is_the_mean_log_probability_of_the_steps_that_count(policy, de
     )
     data, params = loss.draw(np.random.default_rng(1)), policy.init(jax.random.key(0))
     assert (data["mask"].sum(axis=1) == [6 if m else 4 for m in data["mask"][:, -1]]).all()
-    got, metrics = loss.loss(policy, params, data)
+    got, metrics = jax.jit(partial(loss.loss, policy))(params, data)
     terms, hits = [], []
     for n in range(16):
         memory = policy.initial_state(1)
         for t in range(8):
             obs = {"image": data["obs"]["image"][n : n + 1, t : t + 1]}
-            output, memory = policy.apply(params, obs, data["first"][n : n + 1, t : t + 1], memory)
+            output, memory = jitted(policy)(params, obs, data["first"][n : n + 1, t : t + 1], memory)
             action = {"choice": data["action"]["choice"][n : n + 1, t : t + 1]}
             if data["mask"][n, t]:
                 terms.append(-float(heads.log_prob(output.logits, action)[0, 0]))
