@@ -278,7 +278,7 @@ def test_only_the_steps_that_hold_what_is_not_finite_are_skipped(policy, state, 
 
 def test_bfloat16_needs_no_scaler_to_skip_a_step():
     """D-30: the same with VPT in bfloat16; its parameters and gradients are float32, the good step is taken."""
-    shape = VPTShape(hidsize=8, heads=1, layers=1, memory=4, channels=(1, 1, 1), image_size=(8, 8))
+    shape = VPTShape(hidsize=8, heads=1, layers=1, memory=4, channels=(1,), image_size=(8, 8))
     policy = VPTPolicy(spec_of(shape), shape, "bfloat16", use_normalized_vf=False)
     config = dataclasses.replace(CONFIG, batch_size_per_device=1, normalize_advantage_full_batch=False)
     batch = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_batch(policy, spec_of(shape), 2, LENGTH))
