@@ -33,7 +33,7 @@ from minestudio_jax.trainer.abstract import abstract_state, device_bytes, shardi
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.state import initial_state
 from minestudio_jax.trainer.traffic import traffic_of
-from minestudio_jax.trainer.update import make_update
+from minestudio_jax.trainer.update import jitted_update
 from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 STEPS, CONTEXT, BATCHES, ROWS = 32, 16, 2, 2
@@ -66,7 +66,7 @@ def measure(axis: str, devices: int, hidsize: int, repeats: int) -> None:
     fragments = ROWS * BATCHES * sharding.batch_shards(mesh)
     batch = jax.device_put(random_batch(policy, spec, fragments, STEPS), sharding.along_batch(mesh))
     now = coefficients(config, 0, 0)
-    jitted = jax.jit(make_update(policy, config, mesh), donate_argnums=0, out_shardings=(placed, None, None))
+    jitted = jitted_update(policy, config, mesh, placed)
     update = jitted.lower(state, batch, now).compile()
     took = []
     for _ in range(1 + repeats):

@@ -81,7 +81,6 @@ def _convert(out: Path) -> str:
 
 
 def _from_run(run_dir: Path, version: int | None) -> tuple[VPTPolicy, Params]:
-    import jax
 
     from minestudio_jax.policies.make_policy import vpt_shape
     from minestudio_jax.policies.pretrained import spec_of
@@ -96,7 +95,7 @@ def _from_run(run_dir: Path, version: int | None) -> tuple[VPTPolicy, Params]:
     shape = vpt_shape(settings)
     policy = VPTPolicy(spec_of(shape), shape)
     path = published_version(run_dir, version)
-    return policy, policy_store.load_version(path, jax.eval_shape(policy.init, jax.random.key(0)))
+    return policy, policy_store.load_version(path, policy.abstract_params())
 
 
 def _refuse(message: str) -> int:

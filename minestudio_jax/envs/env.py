@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping, Optional, Protocol, Tuple, runtime_checka
 import numpy as np
 
 MASK_PREFIX = "action_mask."  # and an action component's name: the observation that says which of its choices there are
+REWARD_PREFIX = "reward/"  # before the name of a term of the reward, in the info of an episode's last step
 
 
 class EnvironmentFailure(RuntimeError):

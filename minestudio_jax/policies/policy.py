@@ -51,6 +51,10 @@ class Policy(abc.ABC):
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, drawn with the PRNG key."""
 
+    def abstract_params(self) -> Params:
+        """The parameters as jax.ShapeDtypeStructs."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
     @abc.abstractmethod
     def initial_state(self, batch: int) -> PolicyState:
         """Empty memory for `batch` environments; every leaf has a leading axis of that size."""

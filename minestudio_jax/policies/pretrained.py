@@ -162,7 +162,7 @@ def load_weights(shape: VPTShape, weights_path: str | Path) -> Params:
         if _folder_shape(path) != shape:
             raise WeightsError(f"{path} holds a network of {_folder_shape(path)}, which is not {shape}")
         policy = VPTPolicy(spec_of(shape), shape)
-        abstract = jax.eval_shape(policy.init, jax.random.key(0))
+        abstract = policy.abstract_params()
         return policy_store.load_version(policy_store.version_path(path, _FOLDER_VERSION), abstract)
     tensors = _state_dict(read_torch_file(path), path)
     rows = tensors.get("net.recurrent_layer.blocks.0.r.orc_block.r_layer.weight", np.zeros((0,))).shape[0]

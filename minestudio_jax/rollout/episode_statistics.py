@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from minestudio_jax.envs.env import REWARD_PREFIX
+
 QUANTILES = (10, 50, 90)  # per cent, of the returns
-_TERM = "reward/"
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,10 @@ def said_reward_terms(info: Mapping[str, Any]) -> dict[str, float]:
     """
     terms: dict[str, float] = {}
     for name, paid in info.items():
-        if not name.startswith(_TERM):
+        if not name.startswith(REWARD_PREFIX):
             continue
         if math.isfinite(number := _number(paid)):
-            terms[name.removeprefix(_TERM)] = number
+            terms[name.removeprefix(REWARD_PREFIX)] = number
         elif name not in _said:
             _said.add(name)
             log.warning("an environment's info has %r: %r, which is no finite number and is left out", name, paid)
@@ -135,7 +136,7 @@ class EpisodeStatistics:
                 by_task[f"episode/return_mean/{task}"] = _mean(_returns(its))
                 by_task[f"episode/success_rate/{task}"] = _mean(_successes(its))
         by_term = {
-            f"episode/reward/{term}": _mean([e.reward_terms[term] for e in episodes if term in e.reward_terms])
+            f"episode/{REWARD_PREFIX}{term}": _mean([e.reward_terms[term] for e in episodes if term in e.reward_terms])
             for term in self._terms
         }
         quantiles = np.percentile(returns, QUANTILES) if returns else [float("nan")] * len(QUANTILES)

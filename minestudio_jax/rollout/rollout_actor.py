@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from minestudio_jax.config import Config
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.make_policy import make_policy
@@ -181,7 +179,7 @@ class RolloutActor:
             self._worker = RolloutWorker(
                 self._config, worker_id, worker_life, session_id, pool, policy, partial(self._deliver, pool)
             )
-            abstract_params = jax.eval_shape(policy.init, jax.random.key(0))
+            abstract_params = policy.abstract_params()
             with self._lock:
                 self._loader = PolicyLoader(abstract_params, self._worker.set_policy, self._fail)
                 if self._offered_early is not None:

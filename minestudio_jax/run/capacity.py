@@ -22,7 +22,7 @@ from minestudio_jax.trainer.batch import fragment_bytes
 from minestudio_jax.trainer.cost import cost_of, peak_flops
 from minestudio_jax.trainer.schedules import Coefficients
 from minestudio_jax.trainer.traffic import traffic_of
-from minestudio_jax.trainer.update import make_update
+from minestudio_jax.trainer.update import jitted_update
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ def report(config: Config, assumptions: Assumptions) -> str:
 
     state = abstract_state(policy, trainer, mesh)
     batch = abstract_iteration(policy, trainer, mesh, spec, length)
-    update = jax.jit(
-        make_update(policy, trainer, mesh, auxiliary), donate_argnums=0,
-        out_shardings=(shardings_of(state), None, None),
-    )  # fmt: skip
+    update = jitted_update(policy, trainer, mesh, shardings_of(state), auxiliary)
     compiled: Any = update.lower(state, batch, Coefficients.abstract(), auxiliary_data).compile()
     cost = cost_of(update, compiled, state, batch, trainer, auxiliary_data)
     traffic = traffic_of(compiled, mesh.size)

@@ -53,7 +53,7 @@ def derived_figures(config: Config) -> dict[str, str]:
     auxiliary.check(spec)
     policy = policy_to_train(config, spec)
     one = fragment_bytes(policy, spec, length)
-    params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
+    params = jax.tree.leaves(policy.abstract_params())
     figures["parameters"] = f"{sum(int(np.prod(p.shape)) for p in params):,}"
     figures["memory of one fragment"] = f"{one / 1e6:.2f} MB"
     if config.rollout.mode != "device":

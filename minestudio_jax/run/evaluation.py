@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 
 from minestudio_jax.config import Config, ConfigError
@@ -104,7 +103,7 @@ def _play(
     policy = make_policy(config, pool.spec)
     seed = derived_seed(config.run.seed, "sampling")
     inference = Inference(policy, pool.spec, pool.num_envs, config.rollout.inference_batch_size, seed, greedy)
-    abstract = jax.eval_shape(policy.init, jax.random.key(0))
+    abstract = policy.abstract_params()
     params = inference.prepared(policy_store.load_version(version_path, abstract))
     begun = 0
     number = [-1] * pool.num_envs  # of the episode under way in each environment; -1: not counted

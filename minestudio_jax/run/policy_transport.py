@@ -54,7 +54,7 @@ def make_publication(
     cleanup.callback(shutil.rmtree, shared, ignore_errors=True)
     transport, directory = transport_of(config), shared
     if transport != "directory":
-        params = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
+        params = jax.tree.leaves(policy.abstract_params())
         # Besides those that are kept, one is being written and one removed.
         wanted = (KEPT_VERSIONS + 2) * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
         free = free_bytes() - _reserved_by_ray()

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from minestudio_jax.envs.env import REWARD_PREFIX
 from minestudio_jax.rollout.env_pool import FAILURE_CAUSES
 from minestudio_jax.rollout.episode_statistics import Episode, EpisodeStatistics
 from minestudio_jax.rollout.rollout_worker import WorkerReport
@@ -18,7 +19,6 @@ from minestudio_jax.trainer.state import Counters
 from minestudio_jax.utils.metrics import BackgroundJsonLines, newest_records
 
 _LOOK_BACK = 200_000  # lines, about a second's: a task that never ended an episode must not have all of them read
-_TERM = "reward/"
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class RolloutStatistics:
                         "length": episode.length,
                         "success": episode.success,
                         "policy_version": episode.policy_version,
-                        **{f"{_TERM}{term}": paid for term, paid in episode.reward_terms.items()},
+                        **{f"{REWARD_PREFIX}{term}": paid for term, paid in episode.reward_terms.items()},
                     }
                 )
 
@@ -127,5 +127,5 @@ def _episode(record: Any) -> Episode:
         None if success is None else bool(success),
         str(record["task"]),
         int(record["policy_version"]),
-        {name.removeprefix(_TERM): number(name) for name in record if name.startswith(_TERM)},
+        {name.removeprefix(REWARD_PREFIX): number(name) for name in record if name.startswith(REWARD_PREFIX)},
     )

@@ -85,7 +85,7 @@ class SerialExperience:
         folder = self._directory.path / "published"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        abstract = jax.eval_shape(policy.init, jax.random.key(0))
+        abstract = policy.abstract_params()
         self._worker = RolloutWorker(self._config, 0, 0, self._session_id, self._pool, policy, self._take_in)
 
         def on_published(version: int, path: Path) -> None:

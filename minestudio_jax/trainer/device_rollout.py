@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from minestudio_jax.envs.env import MASK_PREFIX
+from minestudio_jax.envs.env import MASK_PREFIX, REWARD_PREFIX
 from minestudio_jax.policies import heads
 from minestudio_jax.policies.policy import Params, Policy
 from minestudio_jax.trainer.batch import FragmentBatch
 
 _RING_PER_ENV = 2  # fresh worlds kept for each environment
 _REFILL = 16  # of them generated at a time
-_TERM = "reward/"
 
 
 class JaxWorld(Protocol):
@@ -254,7 +253,7 @@ def _step(
 
 
 def _terms(info: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name.removeprefix(_TERM): paid for name, paid in info.items() if name.startswith(_TERM)}
+    return {name.removeprefix(REWARD_PREFIX): paid for name, paid in info.items() if name.startswith(REWARD_PREFIX)}
 
 
 def _seen(world: JaxWorld, image: jax.Array) -> dict[str, jax.Array]:

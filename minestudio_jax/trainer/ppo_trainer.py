@@ -31,7 +31,7 @@ from minestudio_jax.trainer.loader import DirectLoader, FragmentLoader, Fragment
 from minestudio_jax.trainer.publisher import ParamPublisher, Publication
 from minestudio_jax.trainer.schedules import Coefficients, coefficients
 from minestudio_jax.trainer.state import Counters, TrainState, initial_state
-from minestudio_jax.trainer.update import make_update
+from minestudio_jax.trainer.update import jitted_update
 from minestudio_jax.utils import policy_store
 from minestudio_jax.utils.timing import Stopwatch
 
@@ -117,12 +117,7 @@ class PPOTrainer:
         self._auxiliary.check(spec)
         self._auxiliary_sharding = sharding.along_batch(mesh, axis=2)  # behind epochs and steps
         self._seed = seed
-        self._update: Any = jax.jit(
-            make_update(policy, config, mesh, self._auxiliary),
-            donate_argnums=0,
-            # What is told to the conductor lies on every device, so that each host can read it.
-            out_shardings=(shardings, *[sharding.replicated(mesh)] * 2),
-        )
+        self._update: Any = jitted_update(policy, config, mesh, shardings, self._auxiliary)
         together = not global_arrays.first_host_has(abstract.params)
         self._publisher = ParamPublisher(run_dir / "versions", publication, in_background, together)
         bad_updates = "bad_updates.jsonl" if first_host else f"bad_updates-host-{jax.process_index()}.jsonl"

@@ -27,7 +27,7 @@ from minestudio_jax.trainer.auxiliary import AuxiliaryLosses
 from minestudio_jax.trainer.batch import FragmentBatch
 from minestudio_jax.trainer.collectives import gathered, global_norm, laid_out, on_shards, summed
 from minestudio_jax.trainer.schedules import Coefficients
-from minestudio_jax.trainer.sharding import BATCH_AXES, batch_shards, partition_specs
+from minestudio_jax.trainer.sharding import BATCH_AXES, batch_shards, partition_specs, replicated
 from minestudio_jax.trainer.state import TrainState, make_optimizer
 from minestudio_jax.trainer.targets import (
     Targets,
@@ -54,6 +54,20 @@ class Diagnosis(NamedTuple):
 
 
 Update = Callable[..., tuple[TrainState, Metrics, Diagnosis]]
+
+
+def jitted_update(
+    policy: Policy, config: TrainerConfig, mesh: Mesh, state_shardings: Any, auxiliary: AuxiliaryLosses | None = None
+) -> Any:
+    """`make_update` as one program; the state it is given is no more.
+
+    Args:
+      policy, config, mesh, auxiliary: as `make_update`.
+      state_shardings: where the state's arrays lie, before and after.
+    """
+    # What is told to the conductor lies on every device, so that each host can read it.
+    out_shardings = (state_shardings, *[replicated(mesh)] * 2)
+    return jax.jit(make_update(policy, config, mesh, auxiliary), donate_argnums=0, out_shardings=out_shardings)
 
 
 def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: AuxiliaryLosses | None = None) -> Update:

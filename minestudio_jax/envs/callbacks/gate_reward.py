@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, FrozenSet, Optional, Sequence, Tuple
 
 from minestudio_jax.envs.callbacks.voxels import AROUND
-from minestudio_jax.envs.env import EnvironmentFailure
+from minestudio_jax.envs.env import REWARD_PREFIX, EnvironmentFailure
 from minestudio_jax.envs.minecraft import Callback, Outcome, Simulator, no_keys
 from minestudio_jax.envs.tasks import RewardTerm
 
@@ -75,7 +75,7 @@ class GateReward(Callback):
         paid = (score - self._score) * self._term.reward
         self._score = score
         total = (score - self._first) * self._term.reward
-        info = {**outcome.info, "reward/" + self._term.name: total}
+        info = {**outcome.info, REWARD_PREFIX + self._term.name: total}
         return dataclasses.replace(outcome, reward=outcome.reward + paid, info=info)
 
 

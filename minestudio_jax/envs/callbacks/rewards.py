@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Dict, List
 
 from minestudio_jax.envs.callbacks.counting import EpisodeCount
+from minestudio_jax.envs.env import REWARD_PREFIX
 from minestudio_jax.envs.minecraft import Callback, Outcome, Simulator
 from minestudio_jax.envs.tasks import RewardTerm
 
@@ -40,5 +41,5 @@ class Rewards(Callback):
                 times = min(times, term.max_times - self._paid[i])
             self._paid[i] += times
             reward += times * term.reward
-            sums["reward/" + term.name] = self._paid[i] * term.reward
+            sums[REWARD_PREFIX + term.name] = self._paid[i] * term.reward
         return dataclasses.replace(outcome, reward=reward, info={**outcome.info, **sums})

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minestudio_jax.envs.env import REWARD_PREFIX
 from minestudio_jax.envs.voxel import blocks, items, mobs
 from minestudio_jax.envs.voxel.state import Statistics
 
@@ -57,7 +58,7 @@ def as_dict(info: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for event, names in NAMES.items():
         counts = np.asarray(info[event])
         result[event] = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
-    result.update((name, float(total)) for name, total in info.items() if name.startswith("reward/"))
+    result.update((name, float(total)) for name, total in info.items() if name.startswith(REWARD_PREFIX))
     if "success" in info:
         result["success"] = bool(info["success"])
     result["health"], result["food_level"] = float(info["health"]), int(info["food"])

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from minestudio_jax.envs import actions
+from minestudio_jax.envs.env import REWARD_PREFIX
 from minestudio_jax.envs.nearest import did_you_mean
 from minestudio_jax.envs.tasks import GOAL_EVENTS, Task, events_of
 from minestudio_jax.envs.voxel import commands, crafting, physics, rewards, survival, terrain
@@ -185,7 +186,7 @@ class World:
                 **({} if self.task.success is None else {"success": success}),
                 "health": after.vitals.health,
                 "food": after.vitals.food,
-                **{f"reward/{term.name}": paid for term, paid in zip(self.task.reward, sums, strict=True)},
+                **{f"{REWARD_PREFIX}{term.name}": paid for term, paid in zip(self.task.reward, sums, strict=True)},
             },
         )
         return after, timestep
