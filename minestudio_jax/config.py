@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -525,6 +526,11 @@ class Config:
 def section_types() -> dict[str, type]:
     """Section -> its dataclass."""
     return {f.name: f.default_factory for f in dataclasses.fields(Config)}  # type: ignore[misc]
+
+
+def is_number(value: Any) -> bool:
+    """A finite one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
