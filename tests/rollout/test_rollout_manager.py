@@ -551,7 +551,9 @@ def test_a_worker_that_must_end_abandons_what_nobody_takes(fragments):
     for fragment in fragments[:4]:
         sender.store(fragment)
         sender.tell()
-    assert wait_until(lambda: ray.get(buffer.status.remote()).counters.inserted == 2)
+    # What the buffer has taken and has not answered for is abandoned, too, as far as the sender knows.
+    assert wait_until(lambda: sender.attend() or len(sender._under_way) == 2)
+    assert ray.get(buffer.status.remote()).counters.inserted == 2
     must_end.set()
     sender.flush()
     assert sender.counters.abandoned == 2
