@@ -8,6 +8,7 @@ import threading
 from contextlib import ExitStack
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import pytest
 import ray
@@ -20,7 +21,7 @@ from minestudio_jax.trainer.publisher import ParamPublisher, PublishFailure
 from tests.rollout.processes import wait_until
 
 CONFIG = Config(publish=PublishConfig(transport="object_store"))
-POLICY = SimpleNamespace(init=lambda key: {"w": jnp.zeros(4)})
+POLICY = SimpleNamespace(abstract_params=lambda: {"w": jax.ShapeDtypeStruct((4,), "float32")})
 
 
 class Store:
