@@ -248,7 +248,8 @@ class WorkerFleet:
         if (deaths := self._deaths.add(time.monotonic())) > limit:
             raise RolloutFailure(
                 f"rollout worker {member.worker_id} died; {deaths} deaths of workers within an hour are more than "
-                f"rollout.max_worker_restarts={limit}: {reason}"
+                f"rollout.max_worker_restarts={limit}: raise it, or find the cause, such as too little memory for so "
+                f"many environments: {reason}"
             )
 
     def _end(self, member: FleetMember) -> None:
