@@ -48,6 +48,7 @@ def fragment(env_id: int, steps: int, size: int) -> SampleFragment:
         first=np.zeros(steps + 1, bool),
         behaviour_logp=numbers,
         behaviour_value=np.zeros(steps + 1, np.float32),
+        version=np.ones(steps, np.int32),
         policy_state=np.zeros(256, np.float32),
         metadata=FragmentMetadata(0, 0, env_id, 0, 0, steps, "benchmark", 1, 1, "task"),
     )

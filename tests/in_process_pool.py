@@ -47,6 +47,7 @@ class InProcessPool:
         self._step = [0] * num_envs
         self._waiting = [(i, 0.0, "", None) for i in range(num_envs)]
         self.emitted: list[tuple[int, int, int, int, float, str]] = []
+        self.versions: list[int] = []  # of the policies that acted, a send each
 
     def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
         del timeout_s, max_wait_s
@@ -68,7 +69,8 @@ class InProcessPool:
             info=[{} if b[2] == "truncated" else {"success": b[2] == "terminated"} for b in batch],
         )
 
-    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
+    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray, version: int = 0) -> None:
+        self.versions.append(version)
         for choice, i in zip(action["choice"][:, 0], env_id, strict=True):
             i = int(i)
             episode, step = self._episode[i], self._step[i] + 1

@@ -44,6 +44,7 @@ class ScriptedEnv:
         self._fault = fault if index == fault_index else ""
         self._fault_in, self._fault_at, self._fault_once = fault_in, (fault_episode, fault_step), fault_once
         self._episode, self._task, self._diary, self._chatter = -1, task, diary, chatter
+        self.policy_version = -1
         self._close_s = close_s if index in slow_to_close else 0.0
         self._write_diary("begin")
         time.sleep(start_s)
@@ -83,6 +84,7 @@ class ScriptedEnv:
         info = {
             "choice": int(action["choice"][0]),
             "task": self._task,
+            "policy_version": self.policy_version,
             "seed": self._seed,
             "reset_seed": self._reset_seed,
             "count": np.int64(self._step),

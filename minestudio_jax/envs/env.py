@@ -72,6 +72,10 @@ class Environment(Protocol):
 
     A factory `fn(index, seed, **options) -> Environment`, named by `--env.factory=package.module:fn`, builds one;
     `index` tells the environments of a run apart and `seed` is different for each.
+
+    An environment that wants to know whose actions it is given, to say so in what it records, has an attribute
+    `policy_version`. Before each step it is set to the version of the policy that chose the action, 0 if it is none of
+    a run's.
     """
 
     spec: EnvironmentSpec

@@ -110,6 +110,7 @@ class Host:
             raise PermanentFailure(f"the parent speaks protocol {request['protocol']}, this is {PROTOCOL_VERSION}")
         factory = load_factory(request["factory"])
         self._env: Environment = factory(index=request["index"], seed=request["seed"], **request["options"])
+        self._wants_version = hasattr(self._env, "policy_version")
         given = check_spec(getattr(self._env, "spec", None))
         self._given = {n: (tuple(int(s) for s in a.shape), np.dtype(a.dtype)) for n, a in given.observation.items()}
         self._names = set(self._given)
@@ -139,7 +140,10 @@ class Host:
 
     def step(self, request: bytes) -> StepOutcome:
         """Does a step; raises as `reset` does."""
-        result = self._env.step(self._requests.unpack(request))
+        version, action = self._requests.unpack(request)
+        if self._wants_version:
+            setattr(self._env, "policy_version", version)  # noqa: B010 (the contract does not demand it)
+        result = self._env.step(action)
         if not isinstance(result, tuple) or len(result) != 5:
             raise HostFailure(
                 "garbage",

@@ -1,4 +1,4 @@
-"""What an environment's process and its parent say to each other, version 2.
+"""What an environment's process and its parent say to each other, version 3.
 
 Simulator side: NumPy and the standard library only, Python 3.8 syntax; both ends run this code, possibly under
 different interpreters.
@@ -6,12 +6,13 @@ different interpreters.
 Messages are the packets of a SOCK_SEQPACKET socket, at most MAX_MESSAGE_BYTES each. Nothing is pickled. The parent
 asks, the process answers each request with one message; it never speaks unasked. A message's first byte is its kind:
 
-    "S"  request of a step: one little-endian int32 for each action component, in the order of their sorted names
+    "S"  request of a step: the version of the policy that chose the action, 0 if it is none of a run's; and one number
+         for each action component, in the order of their sorted names; all little-endian int32
     "A"  answer to it: the reward, a little-endian float64; one byte of flags, 1 terminated, 2 truncated; and, if this
          step ended the episode and the environment had something to say, its info, a JSON object in UTF-8
     "{"  everything else, JSON objects in UTF-8 whose `type` says what they are:
 
-    {"type": "start", "protocol": 2, "factory": "package.module:function", "index": 0, "seed": 1, "options": {},
+    {"type": "start", "protocol": 3, "factory": "package.module:function", "index": 0, "seed": 1, "options": {},
      "resize": [128, 128] or null, "deadlines_s": {"start": 300, "reset": 240, "step": 60}}
         -> {"type": "started", "spec": {"observation": {name: [[H, W, 3], "uint8"]}, "action": {name: 12}}}
     {"type": "reset", "seed": 7 or null}
@@ -40,7 +41,7 @@ import numpy as np
 
 from minestudio_jax.envs.env import Action, ArraySpec, EnvironmentSpec, Observation
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_MESSAGE_BYTES = 64 * 1024  # well inside a socket's buffer, so that sending to a process never blocks
 STEP_REQUEST, STEP_ANSWER = ord("S"), ord("A")  # first byte of a message
 CURRENT, FINAL = 0, 1  # slots: the observation to act on, and the last one of an episode that ended
@@ -139,16 +140,21 @@ class StepRequests:
 
     def __init__(self, components: Iterable[str]) -> None:
         self._names = sorted(components)
-        self._values = struct.Struct(f"<{len(self._names)}i")
+        self._values = struct.Struct(f"<{1 + len(self._names)}i")
 
-    def pack(self, action: Mapping[str, np.ndarray]) -> list[bytes]:
-        """A request for each of K environments; `action`: name -> int32 [K, 1]."""
+    def pack(self, action: Mapping[str, np.ndarray], version: int = 0) -> list[bytes]:
+        """A request for each of K environments.
+
+        Args:
+          action: name -> int32 [K, 1].
+          version: of the policy that chose them, below 2**31; 0: none of a run's.
+        """
         rows = np.stack([action[name][:, 0] for name in self._names], axis=1).astype("<i4")
-        data, size = rows.tobytes(), self._values.size
-        return [b"S" + data[begin : begin + size] for begin in range(0, len(data), size)]
+        begin, data, size = b"S" + struct.pack("<i", version), rows.tobytes(), self._values.size - 4
+        return [begin + data[at : at + size] for at in range(0, len(data), size)]
 
-    def unpack(self, request: bytes) -> Action:
-        """The action of one request, name -> int32 [1].
+    def unpack(self, request: bytes) -> tuple[int, Action]:
+        """Version and action of one request; the action: name -> int32 [1].
 
         Raises:
           ProtocolError: it is that of another action space.
@@ -156,7 +162,7 @@ class StepRequests:
         if len(request) != 1 + self._values.size:
             raise ProtocolError(f"not a step with the components {self._names}: {request[:64]!r}")
         values = np.array(self._values.unpack_from(request, 1), np.int32)
-        return {name: values[i : i + 1] for i, name in enumerate(self._names)}
+        return int(values[0]), {name: values[i : i + 1] for i, name in enumerate(self._names, 1)}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -75,6 +75,7 @@ class Outcome:
       info: of the step.
       extra: observations besides the image.
       new_world: in a reset: the world has been made for this episode.
+      policy_version: in a step: of the policy that chose the action, 0 if it is none of a run's.
     """
 
     frame: Frame
@@ -84,6 +85,7 @@ class Outcome:
     info: Dict[str, Any] = field(default_factory=dict)
     extra: Observation = field(default_factory=dict)
     new_world: bool = False
+    policy_version: int = 0
 
 
 class Callback:
@@ -131,11 +133,13 @@ class MinecraftEnvironment:
       callbacks: in this order.
     Attributes:
       spec: "image" as the simulator draws it, VPT's actions.
+      policy_version: as the contract of `envs/env.py` has it.
     """
 
     def __init__(self, simulator: Simulator, callbacks: Sequence[Callback]) -> None:
         self._simulator, self._callbacks = simulator, list(callbacks)
         self._has_world = False
+        self.policy_version = 0
         extra: Dict[str, ArraySpec] = {}
         for callback in self._callbacks:
             extra.update(callback.observation())
@@ -160,7 +164,7 @@ class MinecraftEnvironment:
         for callback in self._callbacks:
             keys = callback.before_step(keys)
         frame = self._simulator.step(keys)
-        outcome = Outcome(frame, terminated=frame.done)
+        outcome = Outcome(frame, terminated=frame.done, policy_version=self.policy_version)
         for callback in self._callbacks:
             outcome = callback.after_step(self._simulator, outcome)
         if outcome.frame.done:  # the simulator wants a new mission, whoever would have kept the world

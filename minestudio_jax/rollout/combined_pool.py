@@ -57,13 +57,13 @@ class CombinedPool:
             info=[info for steps in parts for info in steps.info],
         )
 
-    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
+    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray, version: int = 0) -> None:
         """As EnvPool.send."""
         owner = np.searchsorted(self._begins, env_id, side="right") - 1
         for number in np.unique(owner):
             mine = owner == number
             part = {name: component[mine] for name, component in action.items()}
-            self._pools[number].send(part, env_id[mine] - self._begins[number])
+            self._pools[number].send(part, env_id[mine] - self._begins[number], version)
 
     def attend(self) -> None:
         """As EnvPool.attend."""

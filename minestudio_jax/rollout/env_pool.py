@@ -106,12 +106,13 @@ class EnvPool(Protocol):
         """
         ...
 
-    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
+    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray, version: int = 0) -> None:
         """Starts one step in each of the given environments; returns at once.
 
         Args:
           action: name -> int32 [K, 1].
           env_id: int32 [K], environments received and not sent since.
+          version: of the policy that chose the actions, for environments that want to know; 0: none of a run's.
         """
         ...
 

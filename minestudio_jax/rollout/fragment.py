@@ -24,7 +24,7 @@ class FragmentMetadata:
       start_step: number of the first step within the environment; a step lost to a failure uses up a number.
       valid_steps: genuine steps, 1..T; fewer than T only where a failure cut the fragment.
       session_id: the life of the trainer whose policy acted.
-      version_first, version_last: policy versions of the first and last step.
+      version_first, version_last: policy versions of the first and last genuine step, the oldest and the newest.
       task: label of the task.
       num_bytes: of the fragment's arrays; 0 before it is sent.
     """
@@ -78,6 +78,7 @@ class SampleFragment:
       first: bool [T+1], obs t begins an episode.
       behaviour_logp: float32 [T], log-probability of action t under the policy that chose it.
       behaviour_value: float32 [T+1], that policy's value of obs t, reward units.
+      version: int32 [T], of the policy that chose action t.
       policy_state: tree of [...], memory before obs 0, no batch axis.
       metadata: origin and versions.
     """
@@ -91,6 +92,7 @@ class SampleFragment:
     first: np.ndarray
     behaviour_logp: np.ndarray
     behaviour_value: np.ndarray
+    version: np.ndarray
     policy_state: Any
     metadata: FragmentMetadata
 

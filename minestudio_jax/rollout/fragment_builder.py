@@ -39,16 +39,11 @@ class _Draft:
     Attributes:
       arrays: SampleFragment's fields by name.
       start_step: number of its first step within the environment.
-      version_first, version_last: policy versions of the steps so far.
-      version_decided: that of the last decision, which may still be lost.
       steps: genuine ones so far; the row of the next decision.
     """
 
     arrays: dict[str, Any]
     start_step: int
-    version_first: int = -1
-    version_last: int = -1
-    version_decided: int = -1
     steps: int = 0
 
 
@@ -117,12 +112,11 @@ class FragmentBuilder:
         arrays, t = draft.arrays, draft.steps
         if t == 0:
             arrays["policy_state"] = policy_state
-            draft.version_first = decision.version
         for name, component in decision.action.items():
             arrays["action"][name][t] = component
         arrays["behaviour_logp"][t] = decision.logp
         arrays["behaviour_value"][t] = decision.value
-        draft.version_decided = decision.version
+        arrays["version"][t] = decision.version
         self._observed, self._decided = False, True
         return None if finished is None else self._finish(finished)
 
@@ -137,7 +131,6 @@ class FragmentBuilder:
         arrays["truncated"][t] = truncated
         arrays["truncation_value"][t] = truncation_value
         draft.steps += 1
-        draft.version_last = draft.version_decided
         self._env_step += 1
         self._decided = False
 
@@ -158,6 +151,7 @@ class FragmentBuilder:
         for component in draft.arrays["action"].values():
             component[draft.steps] = 0
         draft.arrays["behaviour_logp"][draft.steps] = 0.0
+        draft.arrays["version"][draft.steps] = 0
         return self._finish(draft)
 
     def _new_arrays(self) -> dict[str, Any]:
@@ -172,6 +166,7 @@ class FragmentBuilder:
             "first": np.zeros(rows + 1, bool),
             "behaviour_logp": np.zeros(rows, np.float32),
             "behaviour_value": np.zeros(rows + 1, np.float32),
+            "version": np.zeros(rows, np.int32),
             "policy_state": None,
         }
 
@@ -182,8 +177,9 @@ class FragmentBuilder:
         arrays["first"][row] = first
 
     def _finish(self, draft: _Draft) -> SampleFragment:
+        versions = draft.arrays["version"]
         metadata = self._describe(
-            self._fragment_index, draft.start_step, draft.steps, draft.version_first, draft.version_last
+            self._fragment_index, draft.start_step, draft.steps, int(versions[0]), int(versions[draft.steps - 1])
         )
         self._fragment_index += 1
         return SampleFragment(**draft.arrays, metadata=metadata)

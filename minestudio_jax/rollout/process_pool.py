@@ -183,7 +183,7 @@ class ProcessEnvPool:
                 self._wait_for_event(enough)
         return self._hand_over([self._ready.popleft() for _ in range(min(most, len(self._ready)))])
 
-    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
+    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray, version: int = 0) -> None:
         """As EnvPool.send.
 
         Raises:
@@ -191,7 +191,7 @@ class ProcessEnvPool:
         """
         if action.keys() != self.spec.action.keys():
             raise ValueError(f"the action has components {sorted(action)}, the spec {sorted(self.spec.action)}")
-        slots, requests = [self._slots[i] for i in env_id.tolist()], self._requests.pack(action)
+        slots, requests = [self._slots[i] for i in env_id.tolist()], self._requests.pack(action, version)
         if len(requests) != len(slots) or len(set(env_id.tolist())) != len(slots):
             raise ValueError(f"{len(requests)} actions for the environments {env_id.tolist()}: give one for each")
         for slot in slots:

@@ -220,7 +220,7 @@ class RolloutWorker:
         with self.watch.phase("inference"):
             chosen = under_way.wait()
         if send:
-            self._pool.send(chosen.action, under_way.env_id)
+            self._pool.send(chosen.action, under_way.env_id, under_way.version)
         # The environments work while this is written.
         finished = []
         with self.watch.phase("fragments"):

@@ -100,8 +100,9 @@ class VoxelEnvPool:
             info=info,
         )
 
-    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray) -> None:
+    def send(self, action: dict[str, np.ndarray], env_id: np.ndarray, version: int = 0) -> None:
         """Dispatches the step of all worlds and returns while it runs."""
+        del version
         if len(env_id) != self.num_envs or (env_id != np.arange(self.num_envs)).any():
             raise ValueError("the embedded worlds step together: send an action for every one of them, in order")
         self._states, self._timestep, self._image = self._step(self._states, action)

@@ -105,6 +105,7 @@ def _play(
     inference = Inference(policy, pool.spec, pool.num_envs, config.rollout.inference_batch_size, seed, greedy)
     abstract = policy.abstract_params()
     params = inference.prepared(policy_store.load_version(version_path, abstract))
+    version = int(version_path.name) if version_path.name.isdigit() else 0  # the best one does not say which it is
     begun = 0
     number = [-1] * pool.num_envs  # of the episode under way in each environment; -1: not counted
     total, length = np.zeros(pool.num_envs), np.zeros(pool.num_envs, int)
@@ -140,7 +141,7 @@ def _play(
                 if number[env_id] >= 0:
                     obs = {name: x.copy() for name, x in steps.obs[k].items()}
                     seen[env_id].append((obs, {name: a[k] for name, a in action.items()}))
-        pool.send(action, steps.env_id)
+        pool.send(action, steps.env_id, version)
     return [played[i] for i in range(episodes)]
 
 

@@ -25,7 +25,6 @@ class FragmentBatch:
     Fields as in SampleFragment with a leading axis N, and:
       mask: float32 [N, T], 1 for genuine steps, 0 for padding behind a failure.
       continues: bool [N], fragment n+1 begins with the step after fragment n's last.
-      version_first: int32 [N], policy version of the first action, the oldest.
       weight: float32 [N], of its steps in the loss, relative to the others'.
     """
 
@@ -38,10 +37,10 @@ class FragmentBatch:
     first: Any
     behaviour_logp: Any
     behaviour_value: Any
+    version: Any
     policy_state: Any
     mask: Any
     continues: Any
-    version_first: Any
     weight: Any
 
     @property
@@ -122,7 +121,7 @@ def stack_fragments(
         name: jax.tree.map(stack, *[getattr(f, name) for f in fragments])
         for name in (
             "obs", "action", "reward", "terminated", "truncated", "truncation_value", "first",
-            "behaviour_logp", "behaviour_value", "policy_state",
+            "behaviour_logp", "behaviour_value", "version", "policy_state",
         )
     }  # fmt: skip
     for n in np.flatnonzero(valid < length):
@@ -134,7 +133,6 @@ def stack_fragments(
         **columns,
         mask=(np.arange(length) < valid[:, None]).astype(np.float32),
         continues=continues,
-        version_first=np.array([m.version_first for m in metadata], np.int32),
         weight=np.array([task_weights.get(m.task, 1.0) for m in metadata], np.float32),
     )
 
@@ -156,10 +154,10 @@ def abstract_batch(policy: Policy, spec: EnvironmentSpec, num_fragments: int, le
         first=array(np.bool_, length + 1),
         behaviour_logp=array(np.float32, length),
         behaviour_value=array(np.float32, length + 1),
+        version=array(np.int32, length),
         policy_state=jax.tree.map(lambda s: array(s.dtype, *s.shape[1:]), state),
         mask=array(np.float32, length),
         continues=array(np.bool_),
-        version_first=array(np.int32),
         weight=array(np.float32),
     )
 

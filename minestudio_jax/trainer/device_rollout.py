@@ -174,10 +174,10 @@ def make_collect(
             first=with_last(steps["first"], last_first),
             behaviour_logp=rows(steps["logp"]),
             behaviour_value=with_last(steps["value"], last_value),
+            version=jnp.zeros((num_envs * fragments_per_env, fragment_length), jnp.int32),
             policy_state=jax.tree.map(row, memory),
             mask=jnp.ones((num_envs * fragments_per_env, fragment_length), jnp.float32),
             continues=index % fragments_per_env != fragments_per_env - 1,
-            version_first=jnp.zeros(num_envs * fragments_per_env, jnp.int32),
             weight=jnp.ones(num_envs * fragments_per_env, jnp.float32),
         )
         state = dataclasses.replace(

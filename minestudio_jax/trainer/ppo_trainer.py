@@ -216,14 +216,7 @@ class PPOTrainer:
         if self._config.kl_reference_coef > 0:
             metrics["ppo/kl_reference_coef"] = float(now.kl_reference)
         metrics["ppo/learning_rate"] = float(now.learning_rate)
-        lag = [version - m.version_first for m in loaded.metadata] or [0]
-        mixed = [m.version_first != m.version_last for m in loaded.metadata] or [False]
-        return metrics | {
-            "lag/policy_versions_min": float(min(lag)),
-            "lag/policy_versions_mean": float(np.mean(lag)),
-            "lag/policy_versions_max": float(max(lag)),
-            "lag/mixed_fragments": float(np.mean(mixed)),
-        }
+        return metrics
 
     def set_progress(self, env_steps: int, wall_time_s: float, return_mean: float, publish: bool) -> None:
         """Takes over what others count, so that it is in the checkpoint.
@@ -314,8 +307,8 @@ class PPOTrainer:
     def _collect(self, collector: DeviceCollector) -> LoadedBatch:
         """Dispatches the collection of an iteration's data with the present parameters; does not wait for it."""
         self._rollout, batch, ended = collector.collect(self._state.params, self._rollout)
-        version = np.full(batch.reward.shape[0], self.counters.policy_version, np.int32)
-        batch = dataclasses.replace(batch, version_first=global_arrays.from_whole(version, self._batch_sharding))
+        version = np.full(batch.reward.shape, self.counters.policy_version, np.int32)
+        batch = dataclasses.replace(batch, version=global_arrays.from_whole(version, self._batch_sharding))
         auxiliary_data = self._auxiliary_data(self.counters.iteration)
         return LoadedBatch(batch=batch, steps=collector.steps, auxiliary_data=auxiliary_data, ended=ended)
 

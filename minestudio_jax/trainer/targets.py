@@ -111,8 +111,8 @@ def target_metrics(batch: FragmentBatch, targets: Targets, version: jax.Array) -
     variance = jnp.sum(mask * jnp.square(target - target_mean)) / count
     log_ratio = jnp.where(mask > 0, targets.start_logp - batch.behaviour_logp, 0.0)
     divergence = losses.approximate_kl(log_ratio)
-    lag = version - batch.version_first
-    fresh = mask * (lag == 0)[:, None]
+    lag = version - batch.version  # [N, T]
+    fresh = mask * (lag == 0)
     metrics = {
         "value/target_mean": target_mean,
         "value/explained_variance": 1.0 - residual_variance / jnp.maximum(variance, 1e-8),
@@ -120,10 +120,14 @@ def target_metrics(batch: FragmentBatch, targets: Targets, version: jax.Array) -
         "ppo/behaviour_kl": jnp.sum(mask * divergence) / count,
         "ppo/behaviour_log_ratio_max": jnp.max(jnp.abs(log_ratio)),
         "ppo/first_ratio_error": jnp.where(fresh.sum() > 0, jnp.max(fresh * jnp.abs(jnp.expm1(log_ratio))), jnp.nan),
+        "lag/policy_versions_min": jnp.min(jnp.where(mask > 0, lag, version)).astype(jnp.float32),
+        "lag/policy_versions_mean": jnp.sum(mask * lag) / count,
+        "lag/policy_versions_max": jnp.max(jnp.where(mask > 0, lag, 0)).astype(jnp.float32),
+        "lag/mixed_fragments": jnp.mean(jnp.any((mask > 0) & (lag != lag[:, :1]), axis=1), dtype=jnp.float32),
         "replay/run_length_mean": count / jnp.maximum(jnp.sum(~batch.continues), 1.0),
     }
     for behind in range(_LAGS + 1):
-        at = mask * (lag == behind if behind < _LAGS else lag >= behind)[:, None]
+        at = mask * (lag == behind if behind < _LAGS else lag >= behind)
         name = f"lag/behaviour_kl_{behind}" + ("_or_more" if behind == _LAGS else "")
         metrics[name] = jnp.where(at.sum() > 0, jnp.sum(at * divergence) / jnp.maximum(at.sum(), 1.0), jnp.nan)
     return metrics

@@ -14,6 +14,7 @@ from minestudio_jax.envs.host import Host, PermanentFailure, Watchdog, failed_me
 from minestudio_jax.envs.host_protocol import (
     CURRENT,
     FINAL,
+    PROTOCOL_VERSION,
     ObservationMemory,
     ProtocolError,
     StepOutcome,
@@ -30,7 +31,14 @@ STEP = StepRequests(["choice"]).pack({"choice": np.ones((1, 1), np.int32)})[0]
 
 
 def start(memory_fd, factory="tests.scripted_env:make", resize=None, **options):
-    request = {"type": "start", "protocol": 2, "factory": factory, "index": 0, "seed": 1, "resize": resize}
+    request = {
+        "type": "start",
+        "protocol": PROTOCOL_VERSION,
+        "factory": factory,
+        "index": 0,
+        "seed": 1,
+        "resize": resize,
+    }
     return Host(memory_fd, {**request, "options": options})
 
 
@@ -64,8 +72,12 @@ def test_messages_survive_the_way():
 def test_step_requests_are_as_documented():
     requests = StepRequests(["camera", "buttons"])
     sent = requests.pack({"camera": np.array([[60], [3]], np.int32), "buttons": np.array([[8640], [-1]], np.int32)})
-    assert sent[0] == b"S" + (8640).to_bytes(4, "little") + (60).to_bytes(4, "little")
-    action = requests.unpack(sent[1])
+    assert sent[0] == b"S" + b"\0" * 4 + (8640).to_bytes(4, "little") + (60).to_bytes(4, "little")
+    version, action = requests.unpack(sent[1])
+    assert version == 0
+    (only,) = requests.pack({"camera": np.array([[1]], np.int32), "buttons": np.array([[2]], np.int32)}, version=258)
+    assert only == b"S" + b"\2\1\0\0" + b"\2\0\0\0" + b"\1\0\0\0"
+    assert requests.unpack(only)[0] == 258
     assert {name: (a.dtype, a.shape, a[0]) for name, a in action.items()} == {
         "camera": (np.int32, (1,), 3), "buttons": (np.int32, (1,), -1)
     }  # fmt: skip

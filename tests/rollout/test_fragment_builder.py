@@ -64,6 +64,7 @@ def test_a_failure_cuts_the_fragment_before_the_step_that_never_was(builder):
     assert builder.decide(decision(2, version=9)) is None
     fragment = builder.cut()
     assert (fragment.metadata.valid_steps, fragment.metadata.version_last) == (2, 1), "the lost decision is none of it"
+    assert fragment.version.tolist() == [1, 1, 0, 0]
     np.testing.assert_array_equal(fragment.reward, [0, 1, 0, 0])
     np.testing.assert_array_equal(fragment.obs["image"][2], signed_image(0, 0, 2))
     assert fragment.behaviour_value[2] == 12.0
@@ -84,12 +85,14 @@ def test_a_failure_in_the_first_step_of_a_fragment_leaves_nothing(builder):
     assert builder.opens
 
 
-def test_versions_of_the_first_and_the_last_step_are_kept(builder):
+def test_every_step_carries_its_version(builder):
     """D-16, D-18."""
-    feed(builder, 2, version=3)
-    feed(builder, 2, start=2, version=4)
+    feed(builder, 1, version=3)
+    feed(builder, 1, start=1, version=4)
+    feed(builder, 2, start=2, version=6)
     (fragment,) = feed(builder, 1, start=4, version=9)
-    assert (fragment.metadata.version_first, fragment.metadata.version_last) == (3, 4)
+    assert fragment.version.tolist() == [3, 4, 6, 6]
+    assert (fragment.metadata.version_first, fragment.metadata.version_last) == (3, 6)
 
 
 def test_ends_of_both_kinds_stay_apart(builder):

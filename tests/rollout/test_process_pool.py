@@ -29,6 +29,18 @@ def test_every_environment_is_given_its_task(make_pool):
     assert told == {0: "dig", 1: "dig", 2: "swim"}
 
 
+def test_an_environment_that_asks_is_told_whose_actions_it_is_given(make_pool):
+    """D-50: what it records can name the policy. Its episodes are of two steps, the second by version 7 or by nobody's."""
+    pool, told = make_pool(num_envs=1, episode_length=2), []
+    choice = {"choice": np.zeros((1, 1), np.int32)}
+    for version in (5, 7, 7, None):
+        steps = pool.recv(10.0)
+        told += [info["policy_version"] for info in steps.info if info]
+        pool.send(choice, steps.env_id, *([] if version is None else [version]))
+    steps = pool.recv(10.0)
+    assert [*told, steps.info[0]["policy_version"]] == [7, 0]
+
+
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_order_rewards_and_episode_ends_are_genuine(make_pool, end):
     pool = make_pool(num_envs=2, end=end, first_index=10)

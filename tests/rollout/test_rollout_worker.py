@@ -162,8 +162,11 @@ def test_a_new_policy_is_labelled_with_its_version_from_the_next_batch_on(policy
         worker.run_once()
     versions = [(f.metadata.version_first, f.metadata.version_last) for f in fragments if f.metadata.env_id == 0]
     assert versions[:2] == [(1, 2), (2, 2)]
+    assert pool.versions == [1] * pool.versions.count(1) + [2] * pool.versions.count(2), (
+        "the environments are told, too"
+    )
     batch = stack_fragments(in_runs(fragments))
-    fresh = batch.version_first == 2
+    fresh = batch.version[:, 0] == 2
     assert 0 < fresh.sum() < len(fresh)
     output, _ = policy.apply(other, batch.obs, batch.first, batch.policy_state)
     logp = heads.log_prob({k: l[:, :-1] for k, l in output.logits.items()}, batch.action)
@@ -202,8 +205,10 @@ def test_ten_thousand_versions_in_a_hurry_are_never_mistaken_for_one_another():
         worker.run_once()
     thread.join()
     for fragment in fragments:
-        metadata, value = fragment.metadata, fragment.behaviour_value
-        assert (value[0], value[metadata.valid_steps - 1]) == (metadata.version_first, metadata.version_last)
+        metadata, steps = fragment.metadata, fragment.metadata.valid_steps
+        np.testing.assert_array_equal(fragment.version[:steps], fragment.behaviour_value[:steps])
+        assert (fragment.version[0], fragment.version[steps - 1]) == (metadata.version_first, metadata.version_last)
+        assert not fragment.version[steps:].any()
     assert len({fragment.metadata.version_last for fragment in fragments}) > 5
 
 

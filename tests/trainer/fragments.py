@@ -77,6 +77,7 @@ def make_fragments(
                 first=first,
                 behaviour_logp=np.asarray(heads.log_prob(logits, {k: a[None] for k, a in action.items()})[0]),
                 behaviour_value=np.asarray(output.value[0]),
+                version=np.full(LENGTH, version, np.int32),
                 policy_state=state,
                 metadata=FragmentMetadata(0, 0, n // 2, n % 2, n % 2 * LENGTH, LENGTH, "s", version, version, "task"),
             )

@@ -60,10 +60,11 @@ def test_a_cut_fragment_bootstraps_from_its_last_genuine_observation_and_sees_no
         np.testing.assert_allclose(advantage[0, :5], expected, rtol=1e-5)
 
 
-def test_a_batch_says_which_version_acted_first(fragments):
+def test_a_batch_says_of_every_step_which_version_acted(fragments):
     """D-16, D-18."""
-    mixed = dataclasses.replace(fragments[0], metadata=dataclasses.replace(fragments[0].metadata, version_last=5))
-    assert stack_fragments([mixed, *fragments[1:]]).version_first.tolist() == [1] * 6
+    versions = np.array([1, 1, 2, 2, 2, 3, 3, 5], np.int32)
+    mixed = dataclasses.replace(fragments[0], version=versions)
+    assert stack_fragments([mixed, *fragments[1:]]).version.tolist() == [versions.tolist(), *[[1] * LENGTH] * 5]
 
 
 def test_the_abstract_batch_is_what_a_real_one_is(fragments):

@@ -96,7 +96,7 @@ def test_golden_ppo_loss(golden, case):
         action={name: grouped(data[f"action_{name}"].astype(np.int32)) for name in ("buttons", "camera")},
         reward=grouped(zeros), terminated=grouped(no[:, 1:]), truncated=grouped(no[:, 1:]),
         truncation_value=grouped(zeros), first=grouped(no), behaviour_logp=grouped(data["old_logp"]),
-        behaviour_value=grouped(zeros), policy_state=(), mask=grouped(mask), continues=None, version_first=None,
+        behaviour_value=grouped(zeros), version=None, policy_state=(), mask=grouped(mask), continues=None,
         weight=grouped(np.ones(hyper["F"], np.float32)),
     )  # fmt: skip
     targets = Targets(

@@ -43,7 +43,7 @@ def test_a_batch_is_on_the_device_and_says_what_it_holds(open_loader, fragments)
     assert [m.version_first for m in loaded.metadata] == [3] * 4
     assert [m.env_id for m in loaded.metadata] == [0, 0, 1, 1]
     np.testing.assert_array_equal(loaded.batch.reward[1], fragments[1].reward)
-    np.testing.assert_array_equal(loaded.batch.version_first, 3)
+    np.testing.assert_array_equal(loaded.batch.version, 3)
 
 
 @pytest.mark.parametrize("ahead", [0, 2])

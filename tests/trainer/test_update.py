@@ -330,6 +330,21 @@ def test_lag_is_told_on_ratios_as_they_are(policy, state):
         assert np.isnan(metrics[f"lag/behaviour_kl_{lag}"])
 
 
+def test_lag_is_told_of_every_step(policy, state):
+    """D-16, D-18: a fragment in which the policy changed is of several versions, and padding of none."""
+    fragments = lagging(policy, state)
+    versions = np.array([1, 1, 1, 1, 3, 3, 3, 3], np.int32)
+    mixed = [cut(dataclasses.replace(f, version=versions), 6) for f in fragments[:2]]
+    _, metrics = update(policy, CONFIG, state, stack_fragments([*mixed, *fragments[2:]]), version=3)
+    assert (metrics["lag/policy_versions_min"], metrics["lag/policy_versions_max"]) == (0.0, 2.0)
+    assert metrics["lag/policy_versions_mean"] == pytest.approx(2 * (1 - 4 / (2 * 6 + 6 * 8)))
+    assert metrics["lag/mixed_fragments"] == pytest.approx(2 / 8)
+    assert metrics["lag/behaviour_kl_0"] > 0
+    assert np.isnan(metrics["lag/behaviour_kl_1"])
+    by_lag = (4 * metrics["lag/behaviour_kl_0"] + 56 * metrics["lag/behaviour_kl_2"]) / 60
+    assert by_lag == pytest.approx(metrics["ppo/behaviour_kl"], rel=1e-4)
+
+
 def test_what_ratios_are_taken_against(policy, state):
     """D-11: of lagging data the first ratio is 1 only when recomputed, and the correction tells the two apart."""
     one_step = dataclasses.replace(CONFIG, batches_per_iteration=1, batch_size_per_device=8)

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class Record(Callback):
-    """Records every so many episodes as <folder>/env-<index>-episode-<number>.mp4, with what came of it beside it.
+    """Records every so many episodes as <folder>/env-<index>-episode-<number>.mp4.
+
+    Beside it, in a .json, is what came of it and which versions of the policy acted.
 
     A thread encodes while the game goes on. Whatever goes wrong there, a codec that fails or a disk that is full or too
     slow, costs that video and is logged; the episode never notices.
@@ -47,12 +49,13 @@ class Record(Callback):
         self._folder, self._every, self._index = Path(folder).expanduser(), every, index
         self._folder.mkdir(parents=True, exist_ok=True)
         self._episode, self._steps, self._total = -1, 0, 0.0
+        self._versions: List[int] = []  # of the policies that acted in the episode, in their order
         self._video: Optional[_Video] = None
         self._finished: List[_Video] = []  # but for the encoding
 
     def after_reset(self, simulator: Simulator, outcome: Outcome) -> Outcome:
         self._finish({})
-        self._episode, self._steps, self._total = self._episode + 1, 0, 0.0
+        self._episode, self._steps, self._total, self._versions = self._episode + 1, 0, 0.0, []
         if self._episode % self._every == 0:
             path = self._folder / f"env-{self._index}-episode-{self._episode}.mp4"
             self._video = _Video(path, outcome.frame.image)
@@ -62,6 +65,8 @@ class Record(Callback):
         if self._video is None:
             return outcome
         self._steps, self._total = self._steps + 1, self._total + outcome.reward
+        if self._versions[-1:] != [outcome.policy_version]:
+            self._versions.append(outcome.policy_version)
         self._video.add(outcome.frame.image)
         if outcome.terminated or outcome.truncated:
             ends = {"terminated": outcome.terminated, "truncated": outcome.truncated}
@@ -76,7 +81,10 @@ class Record(Callback):
 
     def _finish(self, told: Dict[str, Any]) -> None:
         if self._video is not None:
-            about = {"env": self._index, "episode": self._episode, "steps": self._steps, "return": self._total}
+            about = {
+                "env": self._index, "episode": self._episode, "steps": self._steps, "return": self._total,
+                "policy_versions": self._versions,
+            }  # fmt: skip
             self._video.finish({**about, **told})
             self._finished = [video for video in (*self._finished, self._video) if video.is_under_way]
             self._video = None

@@ -29,9 +29,11 @@ class OddSimulator(ScriptedSimulator):
 
 
 def play(env, episodes, steps=4):
-    for _ in range(episodes):
+    """A new version of the policy acts in every third step."""
+    for episode in range(episodes):
         env.reset()
-        for _ in range(steps):
+        for step in range(steps):
+            env.policy_version = (episode * steps + step) // 3
             env.step(NOTHING)
 
 
@@ -49,6 +51,7 @@ def test_every_so_many_episodes_are_videos_with_what_came_of_them(tmp_path):
     assert np.abs(frames[0].astype(int) - 200).max() < 12
     about = json.loads((tmp_path / "videos/env-3-episode-2.json").read_text())
     assert (about["env"], about["episode"], about["steps"], about["truncated"]) == (3, 2, 4, True)
+    assert about["policy_versions"] == [2, 3], "of the steps 8 to 11"
 
 
 def test_a_codec_that_fails_costs_the_video_and_nothing_else(tmp_path, monkeypatch, caplog):
