@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,10 +71,11 @@ class InstanceLog:
         size = os.stat(self.path).st_size
         if size <= self._max_bytes:
             return
-        with self.path.open("r+b") as file, self._older.open("wb") as older:
+        partial = self._older.with_suffix(".partial")
+        with self.path.open("r+b") as file:
             file.seek(size - self._max_bytes)
-            shutil.copyfileobj(file, older)
-            older.flush()
+            partial.write_bytes(file.read()[-self._max_bytes :])
+            os.replace(partial, self._older)  # there is always one to read
             file.truncate(0)
         self._life_begin = 0
 

@@ -228,7 +228,7 @@ def test_a_log_that_was_deleted_takes_nothing_with_it(launch, tmp_path):
 
 def test_a_log_that_cannot_be_moved_grows_and_that_is_said_once(launch, tmp_path, caplog):
     worker = launch(log_max_bytes=10, episode_length=1000)
-    (tmp_path / "env-00-000.log.1").symlink_to("/dev/full")
+    (tmp_path / "env-00-000.log.partial").symlink_to("/dev/full")
     size = (tmp_path / "env-00-000.log").stat().st_size
     assert size > 10
     for _ in range(2):
