@@ -373,6 +373,20 @@ def test_what_a_killed_save_has_left_is_removed(checkpointer, tmp_path):
     assert sorted(path.name for path in directory.iterdir()) == ["2", "4"]
 
 
+def test_killed_at_any_moment_of_a_save_it_goes_on_from_the_last_that_was_finished(tmp_path):
+    """D-42: twenty times; what was flushed is never lost, and what is read is what was saved, every array of it."""
+    directory = tmp_path / "checkpoints"
+    command = [sys.executable, "-m", "tests.trainer.saves_until_killed", str(directory), "20", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    began = [int(line) for line in done.stdout.split()]
+    assert len(began) == 21
+    assert len(set(began)) > 3, "some lives got further than the one before"
+    assert len(set(began)) < 20, "and some were killed in a save"
+    assert saved(directory)[-1] == began[-1]
+    assert {path.name for path in directory.iterdir()} == {str(step) for step in saved(directory)}, "no remains"
+
+
 def test_a_policy_of_another_shape_is_refused_with_the_remedy(checkpointer):
     checkpointer.save(make_state(tiny_policy(), 1), Counters(iteration=2))
     checkpointer.flush()
