@@ -6,12 +6,14 @@ program checks every fragment before it trains on it (`verified_train`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,9 @@ from tests.run.programs import Program, assert_counters_never_go_back, metrics, 
 
 pytestmark = pytest.mark.timeout(200)
 
-ENVS, STEP_S = 8, 0.01
-RECOVERY_S = 20.0  # in which ten more iterations must have been made, whatever happened
+ENVS, STEP_S = 8, 0.03
+RECOVERY_S = 20.0  # in which the run has gone on, and is as fast as before, whatever happened
+AS_FAST, MEASURED_S = 0.9, 2.0  # share of the environment steps a second before any harm, over so many seconds
 
 
 class Chaos:
@@ -42,11 +45,36 @@ class Chaos:
             "--rollout.report_deadline_s=4",
             "--logger.sinks=tests.chaos.slow_sink:make",
         )
+        self._records: list[dict[str, Any]] = []
+        self._read_to = 0
         wait_for_iteration(self.program, self.run_dir, 3)
+        assert wait_until(lambda: self.steps_per_s(3) > 0, RECOVERY_S)
+        self._unharmed = self.steps_per_s(3)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics so far; reads only what is new, as it is asked for all the time."""
+        with (self.run_dir / "metrics.jsonl").open("rb") as file:
+            file.seek(self._read_to)
+            lines = file.read().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        self._read_to += sum(map(len, whole))
+        self._records += map(json.loads, whole)
+        return self._records
 
     @property
     def iteration(self) -> int:
-        return int(metrics(self.run_dir)[-1]["iteration"])
+        return int(self.records()[-1]["iteration"])
+
+    def steps_per_s(self, after: int) -> float:
+        """Environment steps a second over the last MEASURED_S at least; 0 until there are so many after an iteration."""
+        last = self.records()[-1]
+        window = [
+            record for record in self._records[after:] if last["wall_time_s"] - record["wall_time_s"] >= MEASURED_S
+        ]
+        if not window:
+            return 0.0
+        first = window[-1]
+        return (last["env_steps"] - first["env_steps"]) / (last["wall_time_s"] - first["wall_time_s"])
 
     def processes(self, words: str) -> list[int]:
         """Those of the run whose command line has the words."""
@@ -74,13 +102,20 @@ class Chaos:
 
     def total(self, name: str) -> float:
         """Sum over the iterations of a metric that counts since the last one."""
-        return sum(record.get(name) or 0 for record in metrics(self.run_dir))
+        return sum(record.get(name) or 0 for record in self.records())
 
-    def goes_on(self, iterations: int = 10, within_s: float = RECOVERY_S) -> bool:
+    def goes_on(self, iterations: int = 10) -> bool:
         target = self.iteration + iterations
-        return wait_until(lambda: self.program.process.poll() is not None or self.iteration >= target, within_s) and (
-            self.program.process.poll() is None
-        )
+        return self._comes_to(lambda: self.iteration >= target)
+
+    def is_as_fast_as_before(self) -> bool:
+        """From now on; in time."""
+        begin = self.iteration
+        return self._comes_to(lambda: self.steps_per_s(begin) >= AS_FAST * self._unharmed)
+
+    def _comes_to(self, condition: Callable[[], bool]) -> bool:
+        ended = self.program.process.poll
+        return wait_until(lambda: ended() is not None or condition(), RECOVERY_S) and ended() is None
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +134,7 @@ def test_environments_that_are_killed_are_started_again(chaos):
         time.sleep(0.2)
     assert chaos.goes_on()
     assert wait_until(lambda: len(chaos.environments()) == ENVS, RECOVERY_S)
+    assert chaos.is_as_fast_as_before()
     assert not set(chaos.environments()) & set(victims)
     assert chaos.total("rollout/env_failures/death") >= ENVS
 
@@ -112,6 +148,7 @@ def test_environments_that_hang_are_found_out(chaos):
     assert wait_until(lambda: not any(map(is_alive, victims)), RECOVERY_S)
     assert chaos.goes_on()
     assert wait_until(lambda: len(chaos.environments()) == ENVS, RECOVERY_S)
+    assert chaos.is_as_fast_as_before()
     assert chaos.total("rollout/env_failures/hang") >= ENVS
 
 
@@ -138,10 +175,11 @@ def test_a_rollout_worker_that_is_killed_is_replaced_with_its_environments(chaos
     assert chaos.goes_on()
     assert wait_until(lambda: not any(map(is_alive, its_environments)), RECOVERY_S), "orphans"
     assert wait_until(lambda: len(chaos.environments()) == ENVS, 2 * RECOVERY_S)
-    assert metrics(chaos.run_dir)[-1]["rollout/worker_restarts"] == 1
+    assert chaos.is_as_fast_as_before()
+    assert chaos.records()[-1]["rollout/worker_restarts"] == 1
     log = (chaos.run_dir / "logs" / "run.log").read_text()
     assert re.search(r"rollout worker [01] died and is started again", log)
-    assert_counters_never_go_back(metrics(chaos.run_dir))
+    assert_counters_never_go_back(chaos.records())
 
 
 def test_a_rollout_worker_that_hangs_is_replaced(chaos):
@@ -149,7 +187,9 @@ def test_a_rollout_worker_that_hangs_is_replaced(chaos):
     os.kill(victim, signal.SIGSTOP)
     assert chaos.goes_on()
     assert wait_until(lambda: not is_alive(victim), 2 * RECOVERY_S)
-    assert wait_until(lambda: metrics(chaos.run_dir)[-1]["rollout/worker_restarts"] == 2, RECOVERY_S)
+    assert wait_until(lambda: chaos.records()[-1]["rollout/worker_restarts"] == 2, RECOVERY_S)
+    assert wait_until(lambda: len(chaos.environments()) == ENVS, 2 * RECOVERY_S)
+    assert chaos.is_as_fast_as_before()
 
 
 def test_a_replay_buffer_that_is_killed_is_replaced(chaos):
@@ -157,11 +197,12 @@ def test_a_replay_buffer_that_is_killed_is_replaced(chaos):
     os.kill(victim, signal.SIGKILL)
     assert chaos.goes_on()
     assert chaos.processes("ray::ReplayBufferActor") != [victim]
+    assert chaos.is_as_fast_as_before()
 
 
 def test_a_logger_that_sleeps_holds_nothing_up(chaos):
     """D-46: it is done with one record in five seconds."""
-    records = metrics(chaos.run_dir)
+    records = chaos.records()
     assert 0 < len((chaos.run_dir / "slow").read_text().splitlines()) < chaos.iteration / 2
     assert [r["iteration"] for r in records] == list(range(1, len(records) + 1)), "the file has every one"
 
@@ -170,7 +211,7 @@ def test_everything_that_was_learnt_from_happened_and_is_accounted_for(chaos):
     lines = (chaos.run_dir / "verified").read_text().splitlines()
     assert [line for line in lines if not line.endswith(" ")] == []
     assert len(lines) >= chaos.iteration
-    for record in metrics(chaos.run_dir):
+    for record in chaos.records():
         fate = sum(record[f"replay/{kind}_fragments"] for kind in ("trained", "expired", "dropped", "held"))
         assert fate == record["replay/inserted_fragments"]
         assert record["replay/lost_fragments"] <= record["replay/dropped_fragments"]
