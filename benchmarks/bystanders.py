@@ -1,6 +1,6 @@
 """Whether those who only look on cost the environments any speed: a slow logger, and the recording of videos.
 
-    python -m benchmarks.bystanders [--seconds=30] [--rounds=3]
+    python benchmarks/bystanders.py [--seconds=30] [--rounds=3]
 
 "logger": a training run on eight environments of 20 ms, bound by them, without and with a sink that sleeps 5 s for
 every record. "video": two Minecraft environments in processes of their own, whose game sleeps through a tick of 50 ms
@@ -17,13 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pipeline import pipeline
 
-from benchmarks.pipeline import ROOT, pipeline
 from minestudio_jax.envs.actions import null_action
 from minestudio_jax.envs.callbacks.record import Record
 from minestudio_jax.envs.callbacks.time_limit import TimeLimit
@@ -41,24 +40,8 @@ LOGGED_RUN = (
     "--trainer.batch_size_per_device=8",
     "--trainer.batches_per_iteration=1",
 )
-SLOW_SINK = "--logger.sinks=benchmarks.bystanders:slow_sink"
-SINK_S, TICK_S, EPISODE_STEPS = 5.0, 0.05, 100
-
-
-class SlowSink:
-    """Takes its time over each record."""
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        del record
-        time.sleep(SINK_S)
-
-    def close(self) -> None:
-        pass
-
-
-def slow_sink(run_dir: Path, config: Mapping[str, Any]) -> SlowSink:
-    del run_dir, config
-    return SlowSink()
+SLOW_SINK = "--logger.sinks=benchmarks.slow_sink:make"
+TICK_S, EPISODE_STEPS = 0.05, 100
 
 
 class SleepingGame:
@@ -113,10 +96,13 @@ def logged(seconds: float, slow: bool) -> list[float]:
 def filmed(seconds: float, record: bool) -> list[float]:
     """Steps per second of both environments; the first is recorded or not."""
     with tempfile.TemporaryDirectory() as folder:
-        code = "import sys; from benchmarks.bystanders import play; print(play(float(sys.argv[1]), sys.argv[2]))"
+        code = "import sys; from bystanders import play; print(play(float(sys.argv[1]), sys.argv[2]))"
         programs = [
             subprocess.Popen(
-                [sys.executable, "-c", code, str(seconds), where], cwd=ROOT, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", code, str(seconds), where],
+                cwd=Path(__file__).parent,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             for where in (folder if record else "", "")
         ]
