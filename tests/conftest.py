@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.compilation import QUICK_COMPILATION
+from tests.run.programs import Program
 
 # Before JAX is imported anywhere, for this process and all that it starts: tests run on the CPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -60,6 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, name in enumerate(_LONG_FILES) if path.endswith(name)), len(_LONG_FILES))
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _no_program_outlives_its_test() -> Iterator[None]:
+    """One whose test failed would slow all that follow. What fixtures of wider scope start, they end."""
+    before = set(Program.started)
+    yield
+    for program in set(Program.started) - before:
+        program.end()
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.compilation import QUICK_COMPILATION
 from tests.rollout.processes import PATIENCE, is_alive, wait_until
@@ -58,7 +59,11 @@ class Program:
       cwd: directory it is started in.
       optimized: compiled as users' programs are. Otherwise as the tests are: sooner, and slower.
       environment: variables besides this process's.
+    Attributes:
+      started: all of them that are still known of, see `conftest.py`.
     """
+
+    started: ClassVar[weakref.WeakSet[Program]] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -85,6 +90,7 @@ class Program:
             start_new_session=True,
         )
         self.stdout = self.stderr = ""
+        self.started.add(self)
 
     def wait(self, timeout_s: float = 120.0) -> int:
         """Its exit code; a program that does not end in time, times PATIENCE, fails the test with what it said."""
