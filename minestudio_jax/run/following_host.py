@@ -47,15 +47,24 @@ def follow(config: Config, host: FollowerHost, stop: StopSignal) -> int:
     """
     board = HeartbeatLines(config.logger.heartbeat_s)
     code = EXIT_FAILURE
+    told: Exception | None = None
     try:
-        code = _follow(config, host, stop, board)
+        with ExitStack() as cleanup:
+            try:
+                _follow(config, host, stop, board, cleanup)
+            except Exception as raised:
+                # Before the clean-up: Ray, if it has gone with the first host, ends this process without a word.
+                told = host.explained(raised)
+                _tell(told, host, board)
+                raise
         host.finish()
+        code = 0
     except Exception as raised:
         error = host.explained(raised)
+        if error is not told:
+            _tell(error, host, board)
         if isinstance(error, HostFailure):
             code = error.code
-            log.error("%s", error, exc_info=error)
-            board.stage(f"host {host.index}: {error}")
             host.give_up(error)
         else:
             code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
@@ -67,70 +76,75 @@ def follow(config: Config, host: FollowerHost, stop: StopSignal) -> int:
     return code
 
 
-def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board) -> int:
+def _tell(error: Exception, host: FollowerHost, board: Board) -> None:
+    """Says on the screen and in the log how a host's loss ended this one's part; what else fails has a traceback."""
+    if isinstance(error, HostFailure):
+        board.stage(f"host {host.index}: {error}")
+        log.error("%s", error, exc_info=error)
+
+
+def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board, cleanup: ExitStack) -> None:
     run = config.run
     stopped = threading.Event()
-    with ExitStack() as cleanup:
-        begin = host.next_order(2 * run.start_deadline_s + environments_deadline_s(config))
-        assert isinstance(begin, Begin), begin
-        directory = Path(run.dir)
-        if not sees_mark(directory, begin.mark):
-            raise ConfigError(
-                f"run.dir={run.dir!r} is not the first host's directory: all hosts need a file system that they share"
-            )
-        log_to(directory / "logs" / f"host-{host.index}.log", config.logger.level, board, cleanup)
-        if run.compilation_cache:
-            use_compilation_cache(directory / "compiled")
-        if begin.ray_address:
-            ray_cluster.join_ray(begin.ray_address)
-            cleanup.callback(ray_cluster.leave_ray)
-            stop.install()  # Ray has taken SIGTERM, and SIGABRT
-            host.prepare_last_words()
-        policy, on_device = policy_to_train(config, begin.spec), config.rollout.mode == "device"
-        needed = fragments_per_iteration(config.trainer, jax.device_count())
-        pretrained = pretrained_params(config) if last_checkpoint(directory) is None else None
-        host.ready(begin)
+    begin = host.next_order(2 * run.start_deadline_s + environments_deadline_s(config))
+    assert isinstance(begin, Begin), begin
+    directory = Path(run.dir)
+    if not sees_mark(directory, begin.mark):
+        raise ConfigError(
+            f"run.dir={run.dir!r} is not the first host's directory: all hosts need a file system that they share"
+        )
+    log_to(directory / "logs" / f"host-{host.index}.log", config.logger.level, board, cleanup)
+    if run.compilation_cache:
+        use_compilation_cache(directory / "compiled")
+    if begin.ray_address:
+        ray_cluster.join_ray(begin.ray_address)
+        cleanup.callback(ray_cluster.leave_ray)
+        stop.install()  # Ray has taken SIGTERM, and SIGABRT
+        host.prepare_last_words()
+    policy, on_device = policy_to_train(config, begin.spec), config.rollout.mode == "device"
+    needed = fragments_per_iteration(config.trainer, jax.device_count())
+    pretrained = pretrained_params(config) if last_checkpoint(directory) is None else None
+    host.ready(begin)
 
-        board.stage(f"host {host.index} of {jax.process_count()} makes its part of the learner")
-        publication = None if on_device else following_publication(config, directory)
-        collector = make_collector(config, policy, needed) if on_device else None
-        trainer = make_trainer(config, policy, begin.spec, directory, publication, collector, pretrained)
-        cleanup.callback(trainer.close)
-        trainer.compile()
+    board.stage(f"host {host.index} of {jax.process_count()} makes its part of the learner")
+    publication = None if on_device else following_publication(config, directory)
+    collector = make_collector(config, policy, needed) if on_device else None
+    trainer = make_trainer(config, policy, begin.spec, directory, publication, collector, pretrained)
+    cleanup.callback(trainer.close)
+    trainer.compile()
 
-        publish = host.next_order(run.start_deadline_s + environments_deadline_s(config) + run.stall_deadline_s)
-        assert isinstance(publish, Publish), publish
-        host.ready(publish)
-        trainer.publish()
-        if not on_device:
-            # Whatever the first host asks for is read at once: it asks for no more than its own settings say.
-            trainer.open(following_source(host.conversation, stopped), config.trainer.prefetch_iterations + 1)
-        board.stage(f"host {host.index} learns")
-        watch = Stopwatch()
-        while True:
-            order = host.next_order(2 * run.stall_deadline_s)
-            if isinstance(order, Stop):
-                break
-            assert isinstance(order, Iterate), order
-            assert order.iteration == trainer.counters.iteration, (order, trainer.counters)
-            if trainer.collects:
-                host.ready(order)
-                loaded = _next_batch(trainer, host, run.stall_deadline_s)
-            else:
-                loaded = _next_batch(trainer, host, run.stall_deadline_s)
-                host.ready(order)
-            trainer.iterate(loaded, watch)
-            progress = host.progress()
-            trainer.set_progress(progress.env_steps, progress.wall_time_s, progress.return_mean, progress.publish)
-            trainer.checkpoint(watch)
-        host.ready(order)
-        trainer.checkpoint(watch, force=True)
-        saved = trainer.flush_checkpoint()
-        trainer.publish_the_last(run.stop_deadline_s)
-        stopped.set()
-        what = "its part of the checkpoint" if saved == trainer.counters.iteration else "no new checkpoint"
-        board.stage(f"host {host.index} has written {what} after {order.reason}")
-    return 0
+    publish = host.next_order(run.start_deadline_s + environments_deadline_s(config) + run.stall_deadline_s)
+    assert isinstance(publish, Publish), publish
+    host.ready(publish)
+    trainer.publish()
+    if not on_device:
+        # Whatever the first host asks for is read at once: it asks for no more than its own settings say.
+        trainer.open(following_source(host.conversation, stopped), config.trainer.prefetch_iterations + 1)
+    board.stage(f"host {host.index} learns")
+    watch = Stopwatch()
+    while True:
+        order = host.next_order(2 * run.stall_deadline_s)
+        if isinstance(order, Stop):
+            break
+        assert isinstance(order, Iterate), order
+        assert order.iteration == trainer.counters.iteration, (order, trainer.counters)
+        if trainer.collects:
+            host.ready(order)
+            loaded = _next_batch(trainer, host, run.stall_deadline_s)
+        else:
+            loaded = _next_batch(trainer, host, run.stall_deadline_s)
+            host.ready(order)
+        trainer.iterate(loaded, watch)
+        progress = host.progress()
+        trainer.set_progress(progress.env_steps, progress.wall_time_s, progress.return_mean, progress.publish)
+        trainer.checkpoint(watch)
+    host.ready(order)
+    trainer.checkpoint(watch, force=True)
+    saved = trainer.flush_checkpoint()
+    trainer.publish_the_last(run.stop_deadline_s)
+    stopped.set()
+    what = "its part of the checkpoint" if saved == trainer.counters.iteration else "no new checkpoint"
+    board.stage(f"host {host.index} has written {what} after {order.reason}")
 
 
 def _next_batch(trainer: PPOTrainer, host: FollowerHost, deadline_s: float) -> LoadedBatch:

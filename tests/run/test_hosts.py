@@ -112,6 +112,7 @@ def test_when_a_host_dies_the_other_says_so_and_ends_and_one_host_continues(host
     run_dir = tmp_path / "run"
     both = hosts(run_dir)
     wait_for_iteration(both[0], run_dir, 3, WAIT_S)
+    assert wait_until(lambda: checkpoints(run_dir), WAIT_S)  # it is written beside the iterations
     os.kill(both[victim].process.pid, signal.SIGKILL)
     other = both[1 - victim]
     assert other.wait(60.0) == 1, other.stdout + other.stderr
