@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pipeline import pipeline
+from pipeline import pipeline, steps_per_s
 
 from minestudio_jax.envs.actions import null_action
 from minestudio_jax.envs.callbacks.record import Record
@@ -72,7 +72,9 @@ class SleepingGame:
 def play(seconds: float, folder: str) -> float:
     """Steps per second of one environment, recorded if there is a folder."""
     callbacks: list[Callback] = [TimeLimit(EPISODE_STEPS)]
-    env = MinecraftEnvironment(SleepingGame(), [*callbacks, *([Record(folder)] if folder else [])])
+    if folder:
+        callbacks.append(Record(folder))
+    env = MinecraftEnvironment(SleepingGame(), callbacks)
     nothing = {name: array[0] for name, array in null_action().items()}
     env.reset()
     begin, steps = time.perf_counter(), 0
@@ -88,9 +90,7 @@ def play(seconds: float, folder: str) -> float:
 
 def logged(seconds: float, slow: bool) -> list[float]:
     """Environment steps per second of the training run."""
-    records = pipeline((*LOGGED_RUN, *([SLOW_SINK] if slow else [])), seconds)
-    first, last = records[0], records[-1]
-    return [(last["env_steps"] - first["env_steps"]) / (last["wall_time_s"] - first["wall_time_s"])]
+    return [steps_per_s(pipeline((*LOGGED_RUN, *([SLOW_SINK] if slow else [])), seconds))]
 
 
 def filmed(seconds: float, record: bool) -> list[float]:

@@ -110,6 +110,12 @@ def pipeline(arguments: tuple[str, ...], seconds: float) -> list[dict[str, float
         return records()
 
 
+def steps_per_s(records: list[dict[str, float]]) -> float:
+    """Environment steps per second from the first record to the last."""
+    first, last = records[0], records[-1]
+    return (last["env_steps"] - first["env_steps"]) / (last["wall_time_s"] - first["wall_time_s"])
+
+
 def shares(records: list[dict[str, float]], prefix: str) -> str:
     """Share of each phase in the time of all of them."""
     total: dict[str, float] = {}
@@ -130,8 +136,7 @@ def main() -> None:
         before = bare_loop(arguments, seconds / 3)
         records = pipeline(arguments, seconds)
         after = bare_loop(arguments, seconds / 3)
-        first, last = records[0], records[-1]
-        speed = (last["env_steps"] - first["env_steps"]) / (last["wall_time_s"] - first["wall_time_s"])
+        speed = steps_per_s(records)
         bare = (before + after) / 2
         print(f"{name}: {time.strftime('%Y-%m-%d')}")
         print(f"  bare loop          {before:8.0f} and {after:.0f} environment steps/s")

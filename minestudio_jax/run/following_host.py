@@ -60,8 +60,9 @@ def follow(config: Config, host: FollowerHost, stop: StopSignal) -> int:
         host.finish()
         code = 0
     except Exception as raised:
-        error = host.explained(raised)
-        if error is not told:
+        error = told
+        if error is None:
+            error = host.explained(raised)
             _tell(error, host, board)
         if isinstance(error, HostFailure):
             code = error.code

@@ -120,6 +120,8 @@ def test_when_a_host_dies_the_other_says_so_and_ends_and_one_host_continues(host
     assert "is gone" in other.stdout + other.stderr
     both[victim].wait()
     other.assert_nothing_left()
+    log = run_dir / "logs" / ("run.log" if victim else "host-1.log")
+    assert "is gone" in log.read_text()
     # A private Ray goes with the first host, but its agents take a minute to believe it.
     both[victim].assert_nothing_left(120.0)
     assert checkpoints(run_dir)[-1] >= 2

@@ -68,6 +68,7 @@ def main() -> None:
         told, out = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.close(told)  # so that it ends when nobody listens any more
             live(folder, out)
         os.close(out)
         with os.fdopen(told) as said:
