@@ -112,7 +112,8 @@ def target_metrics(batch: FragmentBatch, targets: Targets, version: jax.Array) -
     log_ratio = jnp.where(mask > 0, targets.start_logp - batch.behaviour_logp, 0.0)
     divergence = losses.approximate_kl(log_ratio)
     lag = version - batch.version  # [N, T]
-    fresh = mask * (lag == 0)
+    # Where the policy changed within a fragment, later actions came of memory that the one before had written.
+    fresh = mask * (lag[:, :1] == 0)
     metrics = {
         "value/target_mean": target_mean,
         "value/explained_variance": 1.0 - residual_variance / jnp.maximum(variance, 1e-8),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from minestudio_jax.config import TrainerConfig
+from minestudio_jax.policies import heads
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.value_normalizer import ValueNormalizer
 from minestudio_jax.policies.vpt import VPTPolicy
@@ -314,10 +315,15 @@ def test_every_update_shuffles_anew_and_a_resumed_one_repeats_the_stream(policy,
     assert distance(after.params, other.params) > 1e-6  # other batches
 
 
+def older(state):
+    """Parameters of a version before."""
+    network = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size).reshape(x.shape)), state.params["network"])
+    return {**state.params, "network": network}
+
+
 def lagging(policy, state, seed=3):
     """Fragments of another policy than the one in training: an older version."""
-    older = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size).reshape(x.shape)), state.params["network"])
-    return make_fragments(policy, {**state.params, "network": older}, 8, seed=seed, version=1)
+    return make_fragments(policy, older(state), 8, seed=seed, version=1)
 
 
 def test_lag_is_told_on_ratios_as_they_are(policy, state):
@@ -343,6 +349,26 @@ def test_lag_is_told_of_every_step(policy, state):
     assert np.isnan(metrics["lag/behaviour_kl_1"])
     by_lag = (4 * metrics["lag/behaviour_kl_0"] + 56 * metrics["lag/behaviour_kl_2"]) / 60
     assert by_lag == pytest.approx(metrics["ppo/behaviour_kl"], rel=1e-4)
+
+
+def test_memory_of_the_policy_before_is_no_disagreement(policy, state):
+    """D-18, D-27: the ratio of an action is 1 only if the memory it came of was written by the same parameters."""
+    apply, half = jitted(policy), LENGTH // 2
+    mixed, by_newer_alone = [], make_fragments(policy, state.params, 8, version=3, end_rate=0.0)
+    for fragment in by_newer_alone:
+        image, first = fragment.obs["image"][None], fragment.first[None]
+        _, memory = apply(older(state), {"image": image[:, :half]}, first[:, :half], policy.initial_state(1))
+        output, _ = apply(state.params, {"image": image[:, half:]}, first[:, half:], memory)
+        logits = {name: head[:, :-1] for name, head in output.logits.items()}
+        later = heads.log_prob(logits, {name: x[None, half:] for name, x in fragment.action.items()})[0]
+        logp = np.concatenate([fragment.behaviour_logp[:half], later])
+        version = np.repeat(np.array([1, 3], np.int32), half)
+        mixed.append(dataclasses.replace(fragment, behaviour_logp=logp, version=version))
+    _, metrics = update(policy, CONFIG, state, stack_fragments(mixed), version=3)
+    assert metrics["lag/behaviour_kl_0"] > 1e-7  # the newest policy's, and yet not rounding, which makes some 1e-11
+    assert np.isnan(metrics["ppo/first_ratio_error"])
+    _, metrics = update(policy, CONFIG, state, stack_fragments([*mixed[:4], *by_newer_alone[4:]]), version=3)
+    assert metrics["ppo/first_ratio_error"] < 1e-5
 
 
 def test_what_ratios_are_taken_against(policy, state):
