@@ -371,6 +371,12 @@ class TrainerConfig:
     gradient_accumulation: int = _setting(1, "Batches per optimiser step.", lower=1)
     epochs_per_iteration: int = _setting(1, "Passes over an iteration's fragments.", lower=1)
     context_length: int = _setting(64, "Steps that gradients flow back through memory.", lower=1)
+    burn_in: int = _setting(
+        0,
+        "First steps of a fragment that are not learnt from: they bring memory, as the policy that acted left it at "
+        "the start, up to the present parameters. Not where an episode begins, with empty memory.",
+        lower=0,
+    )
     discount: float = _setting(0.999, "gamma, per environment step.", lower=0, upper=1)
     gae_lambda: float = _setting(0.95, "lambda of generalised advantage estimation.", lower=0, upper=1)
     advantage_refresh: str = _setting(
@@ -422,10 +428,17 @@ class TrainerConfig:
     reference_update: str = _setting(
         "never",
         "When the present policy becomes the reference: never, every reference_interval iterations, or whenever the "
-        "mean return of the last 20 episodes is the best so far.",
-        choices=("never", "interval", "best_return"),
+        "mean return of the last 20 episodes is the best so far. ema: the reference follows by and by, as the average "
+        "that reference_ema_decay makes of the policies so far.",
+        choices=("never", "interval", "best_return", "ema"),
     )
     reference_interval: int = _setting(0, "Iterations between new references.", lower=0)
+    reference_ema_decay: float = _setting(
+        0.0,
+        "Share of the reference that every iteration leaves of it; the rest is the present policy's.",
+        lower=0,
+        upper=0.999999,
+    )
     task_weights: dict[str, Any] = _setting(
         {},
         "JSON object: task -> weight of its steps in the loss and in what advantages and values are normalised by, "

@@ -26,11 +26,21 @@ def _trainer_faults(config: Config) -> list[str]:
             f"rollout.fragment_length={rollout.fragment_length} is not a multiple of "
             f"trainer.context_length={trainer.context_length}: make the one divide the other"
         )
+    if trainer.burn_in >= rollout.fragment_length:
+        faults.append(
+            f"trainer.burn_in={trainer.burn_in} leaves nothing to learn from of fragments of "
+            f"rollout.fragment_length={rollout.fragment_length} steps: lower the one, or raise the other"
+        )
     updates, interval = trainer.reference_update, trainer.reference_interval
     if (updates == "interval") != bool(interval):
         faults.append(
             f"trainer.reference_update={updates!r} does not go with trainer.reference_interval={interval}: an interval "
             "of 1 iteration or more belongs to 'interval', and to nothing else"
+        )
+    if (updates == "ema") != bool(trainer.reference_ema_decay):
+        faults.append(
+            f"trainer.reference_update={updates!r} does not go with trainer.reference_ema_decay="
+            f"{trainer.reference_ema_decay:g}: a decay above 0 belongs to 'ema', and to nothing else"
         )
     if updates != "never" and not trainer.kl_reference_coef:
         faults.append(

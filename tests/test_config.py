@@ -170,6 +170,9 @@ def test_a_flag_that_cannot_be_parsed_says_which_and_what_is_wanted(parse, argum
         ({"logger": {"sinks": ("wandb", "wandb")}}, ["logger.sinks=wandb,wandb", "twice"]),
         ({"trainer": {"reference_interval": 5}}, ["reference_update='never'", "reference_interval=5"]),
         ({"trainer": {"reference_update": "best_return"}}, ["best_return", "trainer.kl_reference_coef"]),
+        ({"trainer": {"reference_update": "ema"}}, ["reference_update='ema'", "reference_ema_decay=0"]),
+        ({"trainer": {"reference_ema_decay": 0.9}}, ["reference_update='never'", "reference_ema_decay=0.9"]),
+        ({"trainer": {"burn_in": 64}}, ["trainer.burn_in=64", "rollout.fragment_length=64", "lower"]),
         ({"trainer": {"num_hosts": 2}}, ["trainer.num_hosts=2", "trainer.launcher", "external"]),
         ({"trainer": {"launcher": "ray"}}, ["trainer.launcher='ray'", "trainer.num_hosts"]),
         (

@@ -77,9 +77,9 @@ def make_targets(policy: Policy, config: TrainerConfig, mesh: Mesh, params: Para
         )
     # Said again behind the scans, or the compiler would split these.
     advantage, value_target = everywhere(mesh, (advantage, value_target))
-    raw = advantage * batch.mask
+    raw, learnt = advantage * batch.mask, without_burn_in(batch, config.burn_in)
     return Targets(
-        _normalized(mesh, advantage, batch) if config.normalize_advantage_full_batch else raw,
+        _normalized(mesh, advantage, learnt) if config.normalize_advantage_full_batch else raw,
         raw,
         value_target,
         value[:, :-1],
@@ -94,6 +94,20 @@ def with_few_everywhere(mesh: Mesh, batch: FragmentBatch) -> FragmentBatch:
     return dataclasses.replace(
         everywhere(mesh, few), obs=batch.obs, action=batch.action, policy_state=batch.policy_state
     )
+
+
+def without_burn_in(batch: FragmentBatch, burn_in: int) -> FragmentBatch:
+    """The batch as the loss takes it: nothing is learnt from the first `burn_in` steps of a fragment.
+
+    They bring the memory, which the policy that acted left at the fragment's start, up to the present parameters (R2D2,
+    Kapturowski et al. 2019). Where an episode begins it is empty, and what follows is learnt from at once.
+    """
+    if not burn_in:
+        return batch
+    steps = batch.reward.shape[1]
+    begun = lax.cummax(batch.first[:, :steps].astype(jnp.int32), axis=1)
+    learnt = (begun > 0) | (jnp.arange(steps) >= burn_in)
+    return dataclasses.replace(batch, mask=batch.mask * learnt)
 
 
 def target_metrics(batch: FragmentBatch, targets: Targets, version: jax.Array) -> dict[str, jax.Array]:

@@ -36,6 +36,7 @@ from minestudio_jax.trainer.targets import (
     split_last,
     target_metrics,
     with_few_everywhere,
+    without_burn_in,
 )
 
 Metrics = dict[str, jax.Array]
@@ -91,8 +92,9 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
         state: TrainState, batch: FragmentBatch, coefficients: Coefficients, auxiliary_data: Sequence[Any] = ()
     ) -> tuple[TrainState, Metrics, Diagnosis]:
         specs, reference_specs = (partition_specs(tree, mesh, rules) for tree in (state.params, state.reference))
-        batch = with_few_everywhere(mesh, batch)
-        start = make_targets(policy, config, mesh, state.params, batch)
+        played = with_few_everywhere(mesh, batch)
+        start = make_targets(policy, config, mesh, state.params, played)
+        batch = without_burn_in(played, config.burn_in)
         params = policy.update_value_statistics(state.params, start.value_target, batch.step_weight)
         key = jax.random.wrap_key_data(state.key)
         key, shuffle_key = jax.random.split(key)
@@ -108,7 +110,7 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
             return lax.scan(partial(optimizer_step, targets), carry, (groups, its_auxiliary_data))
 
         def refreshed(params: Params) -> Targets:
-            targets = make_targets(policy, config, mesh, params, batch)
+            targets = make_targets(policy, config, mesh, params, played)
             # V-trace's ratios and advantages are of the same parameters, so there both are the epoch's.
             return targets._replace(old_logp=start.old_logp) if config.off_policy == "recompute" else targets
 
@@ -156,8 +158,11 @@ def make_update(policy: Policy, config: TrainerConfig, mesh: Mesh, auxiliary: Au
         (params, optimizer_state), (metrics, diagnosis) = lax.scan(
             epoch, (params, state.optimizer), (keys, jnp.arange(config.epochs_per_iteration), auxiliary_data)
         )
-        metrics = _means(metrics, diagnosis.skipped) | target_metrics(batch, start, coefficients.version)
-        after = TrainState(params, optimizer_state, jax.random.key_data(key), state.reference)
+        metrics = _means(metrics, diagnosis.skipped) | target_metrics(played, start, coefficients.version)
+        reference = state.reference
+        if config.reference_update == "ema":
+            reference = optax.incremental_update(params, reference, 1.0 - config.reference_ema_decay)
+        after = TrainState(params, optimizer_state, jax.random.key_data(key), reference)
         return after, metrics, diagnosis
 
     return update

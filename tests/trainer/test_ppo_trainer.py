@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import jax
 import numpy as np
@@ -192,6 +193,24 @@ def test_the_reference_is_replaced_by_its_rule_and_lies_in_the_checkpoint(open_t
     again = open_trainer("run", CountingWorld(), SPEC, kl_reference_coef=0.1, **rule)
     assert same(jax.device_get(again._state.reference), reference)
     assert again.counters.best_return == 2.0
+
+
+def test_a_reference_that_is_an_average_follows_every_iteration(open_trainer):
+    """D-22: r_k = d r_{k-1} + (1 - d) theta_k, across a checkpoint, too."""
+    average = {"kl_reference_coef": 0.1, "reference_update": "ema", "reference_ema_decay": 0.75}
+    trainer = open_trainer("run", CountingWorld(), SPEC, **average)
+    expected = jax.device_get(trainer._state.reference)
+    for iteration in range(1, 5):
+        if iteration == 3:
+            trainer.checkpoint(Stopwatch(), force=True)
+            trainer.close()
+            trainer = open_trainer("run", CountingWorld(), SPEC, **average)
+        (metrics,) = iterate(trainer, 1)
+        params, reference = jax.device_get((trainer._state.params, trainer._state.reference))
+        expected = jax.tree.map(lambda r, p: 0.75 * r + 0.25 * p, expected, params)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), reference, expected)
+        assert not same(reference, params)
+        assert iteration == 1 or metrics["loss/kl_reference"] > 0
 
 
 def test_a_run_may_be_continued_with_a_reference_or_without(open_trainer, caplog):

@@ -24,7 +24,7 @@ from minestudio_jax.trainer.batch import abstract_batch, stack_fragments
 from minestudio_jax.trainer.schedules import coefficients
 from minestudio_jax.trainer.sharding import make_mesh
 from minestudio_jax.trainer.state import initial_state
-from minestudio_jax.trainer.targets import make_targets
+from minestudio_jax.trainer.targets import make_targets, without_burn_in
 from minestudio_jax.trainer.update import make_update
 from tests.trainer.fragments import LENGTH, cut, jitted, make_fragments, tiny_policy
 
@@ -369,6 +369,50 @@ def test_memory_of_the_policy_before_is_no_disagreement(policy, state):
     assert np.isnan(metrics["ppo/first_ratio_error"])
     _, metrics = update(policy, CONFIG, state, stack_fragments([*mixed[:4], *by_newer_alone[4:]]), version=3)
     assert metrics["ppo/first_ratio_error"] < 1e-5
+
+
+def test_nothing_is_learnt_while_memory_is_brought_up_to_date(policy, state):
+    """D-18: of the steps of burn-in only what they show counts, unless an episode began in the fragment before them."""
+    burning = dataclasses.replace(CONFIG, burn_in=4)
+    fragments = make_fragments(policy, state.params, 8, end_rate=0.0)
+    batch = stack_fragments(fragments)
+    np.testing.assert_array_equal(batch.first[:, 0], np.arange(8) % 2 == 0)
+    batch.first[3, 2] = True
+    before = update(policy, burning, state, batch)[0]
+
+    def changed(what, rows, steps):
+        other = dataclasses.replace(batch, behaviour_logp=batch.behaviour_logp.copy(), obs=dict(batch.obs))
+        if what == "logp":
+            other.behaviour_logp[rows, steps] += 0.1
+        else:
+            other.obs["image"] = batch.obs["image"].copy()
+            other.obs["image"][rows, steps] = 255
+        return update(policy, burning, state, other)[0].params
+
+    assert_same(changed("logp", [1, 1, 3, 7], [0, 3, 1, 2]), before.params, rtol=0)
+    for row, step in ((0, 0), (1, 4), (3, 2)):
+        assert distance(changed("logp", [row], [step]), before.params) > 1e-6, (row, step)
+    assert distance(changed("image", [1], [0]), before.params) > 1e-6
+
+
+def test_burn_in_is_of_the_loss_and_of_what_it_is_normalised_by(policy, state, fragments):
+    """As if the steps had no weight; returns and run lengths go through them."""
+    burning = dataclasses.replace(CONFIG, burn_in=4)
+    batch = stack_fragments(fragments)
+    mesh = make_mesh(CONFIG)
+    without, with_it = (make_targets(policy, c, mesh, state.params, batch) for c in (CONFIG, burning))
+    np.testing.assert_array_equal(without.value_target, with_it.value_target)
+    np.testing.assert_array_equal(without.raw_advantage, with_it.raw_advantage)
+    learnt = without_burn_in(batch, 4).mask > 0
+    assert 0.5 < learnt.mean() < 1
+    advantage = np.asarray(with_it.advantage)
+    assert advantage[learnt].mean() == pytest.approx(0.0, abs=1e-5)
+    assert advantage[learnt].std() == pytest.approx(1.0, rel=1e-4)
+    assert not advantage[~learnt].any()
+    _, metrics = update(policy, burning, state, batch)
+    _, plain = update(policy, CONFIG, state, batch)
+    for name in ("replay/run_length_mean", "value/target_mean", "ppo/behaviour_kl", "lag/policy_versions_mean"):
+        assert metrics[name] == pytest.approx(plain[name], rel=1e-5, abs=1e-9)
 
 
 def test_what_ratios_are_taken_against(policy, state):
