@@ -518,9 +518,10 @@ def held(policy, state):
     return dataclasses.replace(state, reference=state.params)
 
 
-def test_a_policy_does_not_diverge_from_itself_memory_included(policy, held, fragments):
+@pytest.mark.parametrize("burn_in", [0, 3])
+def test_a_policy_does_not_diverge_from_itself_memory_included(policy, held, fragments, burn_in):
     """D-20: with one optimiser step nothing has moved yet; fragments and contexts begin with memory of what was before."""
-    one_step = dataclasses.replace(HELD, batches_per_iteration=1, batch_size_per_device=8)
+    one_step = dataclasses.replace(HELD, batches_per_iteration=1, batch_size_per_device=8, burn_in=burn_in)
     batch = stack_fragments(fragments)
     memory = np.random.default_rng(0).normal(size=batch.policy_state.shape).astype(np.float32)
     batch = dataclasses.replace(batch, policy_state=memory)
