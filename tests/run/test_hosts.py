@@ -184,4 +184,3 @@ def test_ray_starts_the_hosts_and_a_signal_to_the_command_ends_all(programs, tmp
     last = metrics(run_dir)[-1]
     assert checkpoints(run_dir)[-1] == last["iteration"]
     assert last["trained_steps"] == last["iteration"] * 2 * 2 * 4 * 8
-    assert_one_process_continues(programs, run_dir, *WITHOUT_RAY)
