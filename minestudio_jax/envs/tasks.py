@@ -25,6 +25,7 @@ EQUIPMENT = ("offhand", "head", "chest", "legs", "feet")
 SLOTS = 36  # of the inventory, the first nine of them the hotbar
 STACK_SIZE = 64  # the most that a slot holds; of tools and the like it is less
 NEXT, ANY = "next", "random"  # slots: the first that is free, and one of those that are
+TICKS_PER_S = 20
 DAY_TICKS = 24000
 
 

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from minestudio_jax.envs import actions, voxel
+from minestudio_jax.envs.tasks import TICKS_PER_S
 from minestudio_jax.envs.voxel import crafting
-from minestudio_jax.envs.voxel.state import TICKS_PER_S
 from minestudio_jax.envs.voxel.statistics import as_dict
 from minestudio_jax.utils.video import VideoWriter
 

@@ -13,9 +13,9 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from minestudio_jax.envs.minecraft import Callback, Outcome, Simulator
+from minestudio_jax.envs.tasks import TICKS_PER_S
 from minestudio_jax.utils.video import VideoWriter
 
-TICKS_PER_S = 20
 _QUEUE_FRAMES = 200
 _LAST_WAIT_S = 5.0  # less than an instance has to close in good order
 _LOOK_AROUND_S = 1.0

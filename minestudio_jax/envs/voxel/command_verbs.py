@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from minestudio_jax.envs.task_format import TIMES
-from minestudio_jax.envs.tasks import DAY_TICKS
+from minestudio_jax.envs.tasks import DAY_TICKS, SLOTS, TICKS_PER_S
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import command_words as words
 from minestudio_jax.envs.voxel import drops as lying
@@ -27,7 +27,7 @@ from minestudio_jax.envs.voxel.command_words import CommandError, Coordinates
 from minestudio_jax.envs.voxel.state import Mobs, State, WorldSettings
 from minestudio_jax.envs.voxel.statistics import CUSTOM, counted
 
-_TICKS = {"": 1, "t": 1, "s": 20, "d": DAY_TICKS}  # of a unit of time
+_TICKS = {"": 1, "t": 1, "s": TICKS_PER_S, "d": DAY_TICKS}  # of a unit of time
 _WAYS_TO_FILL = ("replace", "keep", "destroy", "outline", "hollow")
 
 
@@ -71,7 +71,7 @@ def replaceitem(arguments: list[str]) -> Command:
 def with_item(state: State, slot: int | None, item: int, count: int) -> State:
     """With so many of an item in a slot, None being the one in the hand; items.NONE empties it."""
     inventory = state.inventory
-    there = jnp.arange(inv.SLOTS) == (inventory.selected if slot is None else slot)
+    there = jnp.arange(SLOTS) == (inventory.selected if slot is None else slot)
     changed = dataclasses.replace(
         inventory,
         item=jnp.where(there, item, inventory.item),
@@ -85,7 +85,7 @@ def clear(arguments: list[str]) -> Command:
     words.check_number("clear [<player>] [<item>] [<most>]", arguments, 0, 3)
     words.check_player([*arguments, "@s"][0])
     item = words.item(arguments[1]) if len(arguments) > 1 else None
-    most = words.count(arguments[2]) if len(arguments) > 2 else inv.SLOTS * 64
+    most = words.count(arguments[2]) if len(arguments) > 2 else SLOTS * 64
 
     def apply(state: State, settings: WorldSettings) -> State:
         inventory = state.inventory

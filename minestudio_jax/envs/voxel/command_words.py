@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from minestudio_jax.envs.nearest import did_you_mean
+from minestudio_jax.envs.tasks import SLOTS
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import items
@@ -17,7 +18,7 @@ from minestudio_jax.envs.voxel.state import Player
 
 _PLAYER = re.compile(r"@[pasr](\[.*\])?|\w+")  # there is one, whatever he is called
 # Where a kind of slot begins, and how many of it there are.
-_SLOTS = {"hotbar": (0, inv.HOTBAR), "inventory": (inv.HOTBAR, inv.SLOTS - inv.HOTBAR), "container": (0, inv.SLOTS)}
+_SLOTS = {"hotbar": (0, inv.HOTBAR), "inventory": (inv.HOTBAR, SLOTS - inv.HOTBAR), "container": (0, SLOTS)}
 _MOST = 2**31 - 1  # that Minecraft can count to
 _ROUNDING = 1e-3  # blocks by which feet may seem to be in the ground
 

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from minestudio_jax.envs.tasks import TICKS_PER_S
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import items, mining, mobs, physics, survival
 from minestudio_jax.envs.voxel.inventory import Inventory
 from minestudio_jax.envs.voxel.raycast import Hit, box_distance
-from minestudio_jax.envs.voxel.state import TICKS_PER_S, Hands, Mobs, Player, Vitals
+from minestudio_jax.envs.voxel.state import Hands, Mobs, Player, Vitals
 
 Direction = tuple[jax.Array, jax.Array, jax.Array]  # unit vector, float32 [] each
 

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from minestudio_jax.envs.task_format import one_of
-from minestudio_jax.envs.tasks import ANY, EQUIPMENT, NEXT, Stack
+from minestudio_jax.envs.tasks import ANY, EQUIPMENT, NEXT, SLOTS, Stack
 from minestudio_jax.envs.voxel import items
 
-SLOTS = 36
 HOTBAR = 9
 
 

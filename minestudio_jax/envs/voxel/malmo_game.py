@@ -12,7 +12,7 @@ from absl import logging
 
 from minestudio_jax.envs.actions import BUTTONS
 from minestudio_jax.envs.minecraft import Keys
-from minestudio_jax.envs.tasks import MobGroup
+from minestudio_jax.envs.tasks import SLOTS, MobGroup
 from minestudio_jax.envs.voxel import command_verbs, commands, crafting, items, survival, terrain
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel.malmo_info import facts, info_of, voxels
@@ -117,7 +117,7 @@ def _compile(world: World, size: tuple[int, int]) -> _Compiled:
 
 
 def _with_stack(state: State, slot: int, name: str, count: int) -> State:
-    if name not in items.ID or not 0 <= slot < inv.SLOTS:
+    if name not in items.ID or not 0 <= slot < SLOTS:
         logging.warning("the embedded world has no item %r or no slot %d: the mission begins without", name, slot)
         return state
     item = items.ID[name]

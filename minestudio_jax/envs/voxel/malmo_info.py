@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from minestudio_jax.envs.tasks import SLOTS
 from minestudio_jax.envs.voxel import blocks as b
 from minestudio_jax.envs.voxel import inventory as inv
 from minestudio_jax.envs.voxel import items, physics, terrain
@@ -85,7 +86,7 @@ def info_of(told: Mapping[str, Any], settings: WorldSettings) -> dict[str, Any]:
         # MineRL counts "air" as empty slots; MineStudio wants every slot by its number.
         "inventory": [
             {"slot_id": slot, "type": items.NAMES[inventory.item[slot]], "quantity": int(inventory.count[slot])}
-            for slot in range(inv.SLOTS)
+            for slot in range(SLOTS)
         ],
         "equipped_items": _equipped(inventory),
         "isGuiOpen": False,

@@ -9,8 +9,6 @@ import jax
 
 from minestudio_jax.envs.voxel.inventory import Inventory
 
-TICKS_PER_S = 20
-
 
 @dataclass(frozen=True)
 class WorldSettings:
