@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,15 +112,27 @@ class Instance:
         """What is known of the process, a clause for an error's message."""
         return f"the engine is one that was running already, at {self.host}:{self.port}"
 
-    def failure(self, when: str, error: object, waited_s: float, limit_s: float) -> EnvironmentFailure:
-        """What to raise when the client reports, or raises, an error.
+    def asked(self, when: str, request: Callable[[], Any], limit_s: float) -> Any:
+        """What the client answers to a request.
 
         Args:
           when: "reset" or "step".
-          error: an exception, or what it says.
-          waited_s: seconds from the request to the error.
-          limit_s: that the client was to wait.
+          request: a tuple that it returns ends in the client's info.
+          limit_s: seconds that the client is to wait.
+        Raises:
+          EnvironmentFailure: the client raised an error, or its info tells one: what it observed is then made up.
         """
+        begin = time.monotonic()
+        try:
+            answer = request()
+        except Exception as error:
+            raise self._failure(when, error, time.monotonic() - begin, limit_s) from error
+        told = answer[-1].get("error") if isinstance(answer, tuple) else None
+        if told:
+            raise self._failure(when, told, time.monotonic() - begin, limit_s)
+        return answer
+
+    def _failure(self, when: str, error: object, waited_s: float, limit_s: float) -> EnvironmentFailure:
         what = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
         failure = EnvironmentFailure(
             f"the engine broke in a {when} after {waited_s:.1f} s ({what}); {self.condition()}"

@@ -10,8 +10,8 @@ Simulator side: NumPy, the standard library and that client only, Python 3.8 syn
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
@@ -113,12 +113,7 @@ class MineRLSimulator:
 
     def reset(self, seed: Optional[int]) -> Frame:
         self._env.seed(self._seeds.next(seed), seed_spaces=False)  # counts for the next world only
-        begin = time.monotonic()
-        try:
-            observation = self._env.reset()
-        except Exception as error:
-            waited_s = time.monotonic() - begin
-            raise self._instance.failure("reset", error, waited_s, self._reset_timeout_s) from error
+        observation = self._instance.asked("reset", self._env.reset, self._reset_timeout_s)
         self._instance.client_socket.settimeout(self._step_timeout_s)
         return self._frame(observation, False)
 
@@ -129,14 +124,7 @@ class MineRLSimulator:
                     f"the engine does not understand {question}={keys[question]!r}: MineRL's takes no commands and "
                     "tells no blocks, MineStudio's does; commands=true is for an engine that has learnt them"
                 )
-        begin = time.monotonic()
-        try:
-            observation, _, done, info = self._env.step(keys)
-        except Exception as error:
-            waited_s = time.monotonic() - begin
-            raise self._instance.failure("step", error, waited_s, self._step_timeout_s) from error
-        if info.get("error"):  # the observation is drawn at random
-            raise self._instance.failure("step", info["error"], time.monotonic() - begin, self._step_timeout_s)
+        observation, _, done, _ = self._instance.asked("step", partial(self._env.step, keys), self._step_timeout_s)
         return self._frame(observation, bool(done))
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Dict, Union
 
 import numpy as np
@@ -117,24 +117,15 @@ class MineStudioSimulator:
     def reset(self, seed: int | None) -> Frame:
         self._sim.env.seed(self._seeds.next(seed), seed_spaces=False)  # counts for the next world only
         self._sim.info = {}
-        begin = time.monotonic()
-        try:
-            observation, info = self._sim.reset()
-        except Exception as error:
-            waited_s = time.monotonic() - begin
-            raise self._instance.failure("reset", error, waited_s, self._reset_timeout_s) from error
+        observation, info = self._instance.asked("reset", self._sim.reset, self._reset_timeout_s)
         self._instance.client_socket.settimeout(self._step_timeout_s)
-        return self._frame(observation, info, "reset", time.monotonic() - begin, self._reset_timeout_s)
+        return self._frame(observation, info)
 
     def step(self, keys: Keys) -> Frame:
         self._sim.info = {}  # it is added to otherwise, so that what was told once would seem to be told again
-        begin = time.monotonic()
-        try:
-            observation, _, _, _, info = self._sim.step(dict(keys))
-        except Exception as error:
-            waited_s = time.monotonic() - begin
-            raise self._instance.failure("step", error, waited_s, self._step_timeout_s) from error
-        return self._frame(observation, info, "step", time.monotonic() - begin, self._step_timeout_s)
+        step = partial(self._sim.step, dict(keys))
+        observation, _, _, _, info = self._instance.asked("step", step, self._step_timeout_s)
+        return self._frame(observation, info)
 
     def close(self) -> None:
         try:
@@ -142,11 +133,7 @@ class MineStudioSimulator:
         finally:
             self._instance.close()
 
-    def _frame(
-        self, observation: Dict[str, Any], info: Dict[str, Any], when: str, waited_s: float, limit_s: float
-    ) -> Frame:
-        if info.get("error"):  # the observation is drawn at random
-            raise self._instance.failure(when, info["error"], waited_s, limit_s)
+    def _frame(self, observation: Dict[str, Any], info: Dict[str, Any]) -> Frame:
         image = np.asarray(observation["image"])
         if image.shape != self.frame_shape:
             raise EnvironmentFailure(f"MinecraftSim gave a frame of {list(image.shape)}, asked was {self.frame_shape}")
