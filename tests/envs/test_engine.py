@@ -133,16 +133,16 @@ def test_a_template_that_cannot_be_copied_leaves_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("fault", "timeout_s", "said"),
     [
-        ({"start": "exit"}, ["ended with status 1", "a line before"]),
-        ({"start": "old_java"}, ["this engine needs Java 8", "option java"]),
-        ({"start": "hang"}, ["did not listen within start_timeout_s=2", "still runs"]),
+        ("exit", 60.0, ["ended with status 1", "a line before"]),
+        ("old_java", 60.0, ["this engine needs Java 8", "option java"]),
+        ("hang", 4.0, ["did not listen within start_timeout_s=4", "still runs"]),
     ],
 )
-def test_an_engine_that_does_not_start_is_told_and_gone(start, diary, arguments, said):
+def test_an_engine_that_does_not_start_is_told_and_gone(start, diary, fault, timeout_s, said):
     with pytest.raises(EnvironmentFailure) as failure:
-        start(launch_command=command(diary=diary, **arguments), start_timeout_s=2.0)
+        start(launch_command=command(diary=diary, start=fault), start_timeout_s=timeout_s)
     assert not isinstance(failure.value, MisconfiguredEnvironment)
     assert [words for words in said if words not in str(failure.value)] == []
     (life,) = lives(diary)
