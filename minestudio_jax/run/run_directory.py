@@ -51,6 +51,8 @@ def refuse_unusable(path: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if (path / run_lock.NAME).exists():
+            run_lock.hold(path).close()
 
 
 class RunDirectory:

@@ -75,6 +75,16 @@ def test_what_cannot_become_a_directory_is_refused_beforehand_and_nothing_is_mad
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_another_process_uses_is_refused_beforehand_and_what_it_used_is_not(tmp_path):
+    """And whoever asks does not keep it."""
+    directory = RunDirectory(config_for(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="is in use by"):
+        refuse_unusable(tmp_path / "run")
+    directory.close()
+    refuse_unusable(tmp_path / "run")
+    RunDirectory(config_for(tmp_path / "run")).close()
+
+
 def test_reading_a_run_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         read_config(tmp_path)
