@@ -97,7 +97,7 @@ def with_few_everywhere(mesh: Mesh, batch: FragmentBatch) -> FragmentBatch:
 
 
 def without_burn_in(batch: FragmentBatch, burn_in: int) -> FragmentBatch:
-    """The batch as the loss takes it: nothing is learnt from the first `burn_in` steps of a fragment.
+    """The batch as the loss takes it: in its mask, float32 [N, T], the first `burn_in` steps of a fragment are 0.
 
     They bring the memory, which the policy that acted left at the fragment's start, up to the present parameters (R2D2,
     Kapturowski et al. 2019). Where an episode begins it is empty, and what follows is learnt from at once.
