@@ -6,12 +6,12 @@ from them, so a test can tell which step of which episode a row is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from minestudio_jax.envs.env import ArraySpec, EnvironmentSpec
-from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters
+from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters, fitting
 
 SPEC = EnvironmentSpec({"image": ArraySpec((8, 8, 3), "uint8")}, {"choice": 4})
 
@@ -49,12 +49,14 @@ class InProcessPool:
         self.emitted: list[tuple[int, int, int, int, float, str]] = []
         self.versions: list[int] = []  # of the policies that acted, a send each
 
-    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+    def recv(
+        self, timeout_s: float, batch_sizes: Sequence[int] | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
         del timeout_s, max_wait_s
-        ready = min(self._ready, max_ready or self._ready)
-        batch, self._waiting = self._waiting[:ready], self._waiting[ready:]
-        if not batch:
+        if not self._waiting:
             return None
+        ready = fitting(min(len(self._waiting), self._ready), batch_sizes or (self.num_envs,))
+        batch, self._waiting = self._waiting[:ready], self._waiting[ready:]
         ids = np.array([b[0] for b in batch], np.int32)
         outcome = np.array([b[2] for b in batch])
         return EnvironmentSteps(

@@ -31,12 +31,14 @@ class CombinedPool:
         failures = {cause: sum(p.failures.get(cause, 0) for p in parts) for cause in FAILURE_CAUSES}
         return PoolCounters(sum(p.starts for p in parts), sum(p.recycled for p in parts), failures)
 
-    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+    def recv(
+        self, timeout_s: float, batch_sizes: Sequence[int] | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
         """As EnvPool.recv."""
         received = [
             (begin, steps)
             for begin, pool in zip(self._begins, self._pools, strict=False)
-            if (steps := pool.recv(timeout_s, max_ready, max_wait_s)) is not None
+            if (steps := pool.recv(timeout_s, batch_sizes, max_wait_s)) is not None
         ]
         if not received:
             return None

@@ -5,7 +5,8 @@ The vocabulary is EnvPool's asynchronous one (Weng et al. 2022, arXiv:2206.10558
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +17,9 @@ from minestudio_jax.envs.env import EnvironmentSpec, Observation
 # Why an instance broke: it did not start; its process died; a reset or step took longer than its deadline; it answered
 # something else than its spec and the contract promise; it raised an exception; its info had an `error`.
 FAILURE_CAUSES = ("start", "death", "hang", "garbage", "exception", "error_info")
+
+
+_MOST_PADDING = 0.25  # of a batch
 
 
 class ToldToStop(Exception):
@@ -88,17 +92,19 @@ class EnvPool(Protocol):
         """What has happened so far."""
         ...
 
-    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+    def recv(
+        self, timeout_s: float, batch_sizes: Sequence[int] | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
         """Waits until at least one environment is ready and returns the ready ones.
 
         The first receipt of every environment is its reset: `first` is true and there is no outcome.
 
         Args:
           timeout_s: seconds to wait at most for the first one.
-          max_ready: environments to return at most, those that have been ready longest; the others stay ready. None:
-            all.
+          batch_sizes: numbers of environments, ascending, that the caller deals with well: `fitting` says how many of
+            the ready ones it returns, those that have been ready longest; the others stay ready. None: all.
           max_wait_s: seconds to wait at most, once one is ready, for more of those that are in a step to get ready.
-            It returns before that when `max_ready` are, or no other one is in a step.
+            It returns before that when the largest batch is, or no other one is in a step.
         Returns:
           The ready environments, or None if none was ready in time.
         Raises:
@@ -129,3 +135,19 @@ class EnvPool(Protocol):
     def close(self) -> None:
         """Stops every environment and every process of the pool; harmless if called twice."""
         ...
+
+
+def fitting(ready: int, batch_sizes: Sequence[int]) -> int:
+    """How many of `ready` environments to deal with at a time, if each number is padded to the next batch size.
+
+    As many as possible, unless a quarter of the batch or more would be padding and a smaller one can be filled.
+
+    Args:
+      ready: 1 or more.
+      batch_sizes: ascending.
+    """
+    ready = min(ready, batch_sizes[-1])
+    padded = bisect.bisect_left(batch_sizes, ready)
+    if padded and ready <= (1 - _MOST_PADDING) * batch_sizes[padded]:
+        return batch_sizes[padded - 1]
+    return ready

@@ -59,6 +59,10 @@ class Inference:
       seed: of the sampling.
       greedy: takes the most probable action instead of sampling.
       always_full: environments come B at a time, so no smaller program is needed.
+    Attributes:
+      batch_sizes: of the programs, ascending.
+      efficient_sizes: how many environments to act for at a time, for a `recv` of their pool. A row of padding costs a
+        CPU as much as a genuine one, so there it is all of `batch_sizes`; an accelerator next to nothing.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Inference:
         self._spec, self._padding_row = spec, num_envs
         smaller = [] if always_full else [2**n for n in range(batch_size.bit_length()) if 2**n < batch_size]
         self.batch_sizes = (*smaller, batch_size)
+        self.efficient_sizes = self.batch_sizes if jax.default_backend() == "cpu" else (batch_size,)
         self._buffers = {size: [_Buffer(spec, size) for _ in range(_BUFFERS)] for size in self.batch_sizes}
         self._initial = jax.device_get(policy.initial_state(1))
         self._nobodys = jax.tree.map(lambda leaf: leaf[:0], self._initial)

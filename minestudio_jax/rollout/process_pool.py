@@ -21,7 +21,7 @@ import numpy as np
 from minestudio_jax.envs.env import EnvironmentSpec, Observation
 from minestudio_jax.envs.host_protocol import StepOutcome, StepRequests
 from minestudio_jax.rollout.crash_budget import CrashBudget
-from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters, ToldToStop
+from minestudio_jax.rollout.env_pool import EnvironmentSteps, PoolCounters, ToldToStop, fitting
 from minestudio_jax.rollout.env_worker import EnvLaunch, EnvWorker, InstanceFailure
 from minestudio_jax.rollout.host_permits import Permit
 from minestudio_jax.rollout.instance_log import InstanceLog, LogKeeper
@@ -162,7 +162,9 @@ class ProcessEnvPool:
             self.close()
             raise
 
-    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+    def recv(
+        self, timeout_s: float, batch_sizes: Sequence[int] | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
         """As EnvPool.recv; of an environment in a step for more than half a second it expects nothing.
 
         Raises:
@@ -176,12 +178,12 @@ class ProcessEnvPool:
             if time.monotonic() >= give_up:
                 return None
             self._wait_for_event(give_up)
-        most = self.num_envs if max_ready is None else max_ready
+        sizes = (self.num_envs,) if batch_sizes is None else batch_sizes
         if max_wait_s > 0.0:
             enough = time.monotonic() + max_wait_s
-            while len(self._ready) < most and self._awaited and time.monotonic() < enough:
+            while len(self._ready) < sizes[-1] and self._awaited and time.monotonic() < enough:
                 self._wait_for_event(enough)
-        return self._hand_over([self._ready.popleft() for _ in range(min(most, len(self._ready)))])
+        return self._hand_over([self._ready.popleft() for _ in range(fitting(len(self._ready), sizes))])
 
     def send(self, action: dict[str, np.ndarray], env_id: np.ndarray, version: int = 0) -> None:
         """As EnvPool.send.

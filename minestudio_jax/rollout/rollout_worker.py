@@ -97,10 +97,11 @@ class RolloutWorker:
         self._emit = emit
         self._tasks = worker_tasks(config, worker_id)
         self._worker_id, self._worker_life, self._session_id = worker_id, worker_life, session_id
-        self._batch_size, self._max_wait_s = config.rollout.inference_batch_size, config.rollout.max_wait_ms / 1000
+        self._max_wait_s = config.rollout.max_wait_ms / 1000
         self._discount = config.trainer.discount
         seed = derived_seed(config.run.seed, "sampling", worker_id, worker_life)
-        self._inference = Inference(policy, pool.spec, pool.num_envs, self._batch_size, seed, always_full=pool.lockstep)
+        batch_size = config.rollout.inference_batch_size
+        self._inference = Inference(policy, pool.spec, pool.num_envs, batch_size, seed, always_full=pool.lockstep)
         self._builders = [
             FragmentBuilder(pool.spec, config.rollout.fragment_length, self._describe_environment(env_id))
             for env_id in range(pool.num_envs)
@@ -173,7 +174,9 @@ class RolloutWorker:
         idle = self._under_way is None
         with self.watch.phase("env"):
             steps = self._pool.recv(
-                _RECV_TIMEOUT_S if idle else 0.0, self._batch_size, self._max_wait_s if idle else 0.0
+                _RECV_TIMEOUT_S if idle else 0.0,
+                self._inference.efficient_sizes,
+                self._max_wait_s if idle else 0.0,
             )
         begun = None if steps is None else self._begin(steps, version, params)
         if self._under_way is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -62,9 +63,11 @@ class VoxelEnvPool:
         self._sent = True
         self._timestep: Any = None
 
-    def recv(self, timeout_s: float, max_ready: int | None = None, max_wait_s: float = 0.0) -> EnvironmentSteps | None:
+    def recv(
+        self, timeout_s: float, batch_sizes: Sequence[int] | None = None, max_wait_s: float = 0.0
+    ) -> EnvironmentSteps | None:
         """All worlds after the step under way; None if none is under way. Steps take milliseconds: no deadline."""
-        del timeout_s, max_ready, max_wait_s
+        del timeout_s, batch_sizes, max_wait_s
         if not self._sent:
             return None
         self._sent = False

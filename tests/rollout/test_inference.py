@@ -98,3 +98,14 @@ def test_nothing_is_compiled_once_there_is_a_policy(policy, params):
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     assert compiled == []
+
+
+def test_padding_is_avoided_where_it_costs_arithmetic(policy, monkeypatch):
+    """An accelerator takes as long for a batch that is half padding; a CPU half as long again for every row."""
+    spec = spec_of(SHAPE)
+    assert Inference(policy, spec, ENVS, 6, seed=0).efficient_sizes == (1, 2, 4, 6)
+    assert Inference(policy, spec, ENVS, 6, seed=0, always_full=True).efficient_sizes == (6,)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    accelerated = Inference(policy, spec, ENVS, 6, seed=0)
+    assert accelerated.batch_sizes == (1, 2, 4, 6)
+    assert accelerated.efficient_sizes == (6,)

@@ -189,7 +189,7 @@ def test_the_longest_waiting_are_received_first_and_no_more_than_asked_for(make_
     turns = []
     for _ in range(10):
         time.sleep(0.1)  # all that were sent an action are ready
-        ids = pool.recv(5.0, max_ready=2).env_id.tolist()
+        ids = pool.recv(5.0, batch_sizes=(2,)).env_id.tolist()
         assert len(ids) == 2
         turns += ids
         act_on(pool, *ids)
@@ -213,7 +213,7 @@ def test_a_short_wait_fills_the_batch_and_nothing_else_is_waited_for(make_pool):
     act_on(pool, 0)
     time.sleep(0.1)
     act_on(pool, 1, 2)
-    assert pool.recv(5.0, max_ready=1, max_wait_s=2.0).env_id.tolist() == [0]
+    assert pool.recv(5.0, batch_sizes=(1,), max_wait_s=2.0).env_id.tolist() == [0]
     assert sorted(pool.recv(5.0, max_wait_s=2.0).env_id.tolist()) == [1, 2]
     act_on(pool, 0)
     time.sleep(0.1)
