@@ -26,6 +26,7 @@ import ray
 from minestudio_jax.config import Config, ReplayConfig, RunConfig, TrainerConfig
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
 from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox
+from minestudio_jax.rollout.heap_variables import heap_variables
 from minestudio_jax.rollout.replay_buffer_actor import MAX_CALLS, ReplayBufferActor
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer import sharding
@@ -91,7 +92,12 @@ def main() -> None:
         ray.remote(ReplayBufferActor).options(num_cpus=0, max_concurrency=MAX_CALLS).remote(replay, arguments.steps, 0)
     )
     ray.get(buffer.set_version.remote("benchmark", 1))
-    producer: Any = ray.remote(Producer).options(num_cpus=0).remote(buffer, count, arguments.steps, arguments.size)
+    as_a_worker = {"env_vars": heap_variables()}
+    producer: Any = (
+        ray.remote(Producer)
+        .options(num_cpus=0, runtime_env=as_a_worker)
+        .remote(buffer, count, arguments.steps, arguments.size)
+    )
 
     def fetch(timeout_s: float, ahead: Callable[[], int]) -> Share | None:
         lease, _ = ray.get(buffer.lease.remote(count, timeout_s, ahead()))

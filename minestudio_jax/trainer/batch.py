@@ -114,11 +114,8 @@ def stack_fragments(
         continues = _followed(metadata, length)
     valid = np.array([m.valid_steps for m in metadata])
 
-    def stack(*leaves: np.ndarray) -> np.ndarray:
-        return np.stack(leaves, out=memory.empty((len(leaves), *leaves[0].shape), leaves[0].dtype))
-
     columns = {
-        name: jax.tree.map(stack, *[getattr(f, name) for f in fragments])
+        name: jax.tree.map(lambda *leaves: memory.stacked(leaves), *[getattr(f, name) for f in fragments])
         for name in (
             "obs", "action", "reward", "terminated", "truncated", "truncation_value", "first",
             "behaviour_logp", "behaviour_value", "version", "policy_state",

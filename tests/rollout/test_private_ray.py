@@ -23,9 +23,10 @@ SHAPES = {name: jax.ShapeDtypeStruct((100, 300), np.float32) for name in "abc"}
 
 @pytest.fixture(scope="module")
 def private_ray():
-    """Of a node with settings of its own for the heap."""
+    """Of a node with settings of its own for memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MALLOC_ARENA_MAX", "4")
+        patch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=5")
         patch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
         ray_cluster.start_ray(Config())
         yield
@@ -73,7 +74,7 @@ def test_a_version_goes_through_the_disk_when_memory_is_full_though_it_seemed_to
 
 
 def heap(variables):
-    return {name: value for name, value in variables.items() if "MALLOC_" in name}
+    return {name: variables[name] for name in HEAP_VARIABLES if name in variables}
 
 
 def test_a_workers_heap_settings_are_none_of_its_environments(private_ray):
@@ -83,10 +84,14 @@ def test_a_workers_heap_settings_are_none_of_its_environments(private_ray):
         return dict(os.environ), child_environment("m", foreign=True)
 
     workers, environments = ray.get(ray.remote(variables).options(**worker_options(RolloutConfig(), None)).remote())
-    assert heap(workers).items() >= HEAP_VARIABLES.items()
-    assert heap(environments) == {"MALLOC_ARENA_MAX": "4"}
+    tunables = HEAP_VARIABLES["GLIBC_TUNABLES"].replace("${GLIBC_TUNABLES}", "glibc.malloc.tcache_count=5")
+    assert heap(workers) == {**HEAP_VARIABLES, "GLIBC_TUNABLES": tunables}
+    assert heap(environments) == {"MALLOC_ARENA_MAX": "4", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=5"}
+    assert not [name for name in environments if name.startswith("BEFORE_")]
 
 
 def test_heap_settings_of_the_user_stay_where_there_is_no_worker_of_ray(monkeypatch):
+    for name in HEAP_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MALLOC_ARENA_MAX", HEAP_VARIABLES["MALLOC_ARENA_MAX"])
     assert heap(child_environment("m", foreign=True)) == {"MALLOC_ARENA_MAX": HEAP_VARIABLES["MALLOC_ARENA_MAX"]}

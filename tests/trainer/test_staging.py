@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from minestudio_jax.trainer.staging import StagingMemory
 
@@ -48,6 +49,25 @@ def test_other_sizes_get_other_memory():
     assert memory.empty((10,), np.float64).shape == (10,)
     assert memory.empty((), np.bool_).shape == ()
     assert memory.empty((0, 3), np.bool_).size == 0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+@pytest.mark.parametrize("row_bytes", [12, 3 * 2**20])
+def test_rows_are_stacked_whole_and_in_order_by_however_many_threads(rows, row_bytes):
+    rng = np.random.default_rng(rows)
+    leaves = [rng.integers(0, 255, (row_bytes // 12, 3), np.int32) for _ in range(rows)]
+    memory = StagingMemory()
+    stacked = memory.stacked(leaves)
+    np.testing.assert_array_equal(stacked, np.stack(leaves))
+    where = address(stacked)
+    del stacked
+    assert address(memory.stacked(leaves)) == where
+
+
+def test_a_row_of_another_shape_is_an_error_in_whichever_thread():
+    leaves = [np.zeros((1024, 1024), np.float32) for _ in range(7)] + [np.zeros((1024, 1023), np.float32)]
+    with pytest.raises(ValueError, match="same shape"):
+        StagingMemory().stacked(leaves)
 
 
 _DEVICES = """
