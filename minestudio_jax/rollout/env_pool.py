@@ -18,8 +18,7 @@ from minestudio_jax.envs.env import EnvironmentSpec, Observation
 # something else than its spec and the contract promise; it raised an exception; its info had an `error`.
 FAILURE_CAUSES = ("start", "death", "hang", "garbage", "exception", "error_info")
 
-
-_MOST_PADDING = 0.25  # of a batch
+_TOO_MUCH_PADDING = 0.25  # of a batch
 
 
 class ToldToStop(Exception):
@@ -148,6 +147,6 @@ def fitting(ready: int, batch_sizes: Sequence[int]) -> int:
     """
     ready = min(ready, batch_sizes[-1])
     padded = bisect.bisect_left(batch_sizes, ready)
-    if padded and ready <= (1 - _MOST_PADDING) * batch_sizes[padded]:
+    if padded and ready <= (1 - _TOO_MUCH_PADDING) * batch_sizes[padded]:
         return batch_sizes[padded - 1]
     return ready
