@@ -42,6 +42,7 @@ from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import VPTPolicy
 from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.rollout.heap_variables import HEAP_VARIABLES
+from minestudio_jax.rollout.inference import placed
 from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PolicyLoader, pack
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer.publisher import ParamPublisher, Publication
@@ -69,8 +70,7 @@ class Worker:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         policy = policy_of(size)
         abstract = jax.eval_shape(policy.init, jax.random.key(0))
-        _, prepare = policy.for_cpu()
-        self._prepare = jax.jit(prepare)
+        _, self._prepare = policy.for_cpu()
         if "minestudio" in ways:
             self._state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
         self._loader = PolicyLoader(abstract, self._set, self._fail)
@@ -107,7 +107,7 @@ class Worker:
             return gap
 
     def _set(self, version: int, params: Any) -> None:
-        prepared = jax.block_until_ready(self._prepare(params))
+        prepared = placed(self._prepare(params))
         self._policy = (version, jax.tree.leaves(prepared)[0])
 
     def _fail(self, error: Exception) -> None:

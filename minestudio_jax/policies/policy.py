@@ -82,7 +82,8 @@ class Policy(abc.ABC):
     def for_cpu(self) -> tuple[Policy, Callable[[Params], Params]]:
         """The policy in the form in which CPUs act fastest, and what turns this one's parameters into that one's.
 
-        It need not be differentiable, and its memory is interchangeable with this one's.
+        It need not be differentiable, and its memory is interchangeable with this one's. Parameters are turned outside
+        of jit, in a thread beside the acting: what is as it was costs nothing then.
         """
         return self, lambda params: params
 

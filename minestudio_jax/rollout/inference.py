@@ -75,10 +75,9 @@ class Inference:
         greedy: bool = False,
         always_full: bool = False,
     ) -> None:
-        prepare: Callable[[Params], Params] = jax.device_put
+        self._prepare: Callable[[Params], Params] = lambda params: params
         if jax.default_backend() == "cpu":
-            policy, prepare = policy.for_cpu()
-        self._prepare = jax.jit(prepare)
+            policy, self._prepare = policy.for_cpu()
         self._spec, self._padding_row = spec, num_envs
         smaller = [] if always_full else [2**n for n in range(batch_size.bit_length()) if 2**n < batch_size]
         self.batch_sizes = (*smaller, batch_size)
@@ -92,8 +91,8 @@ class Inference:
         self._rows = jax.jit(_rows)
 
     def prepared(self, params: Params) -> Params:
-        """Parameters of the policy in the form in which `act` and `value` take them. Safe from any thread."""
-        return self._prepare(params)
+        """Parameters of the policy in the form in which `act` and `value` take them, ready. Safe from any thread."""
+        return placed(self._prepare(params))
 
     def compile(self, params: Params) -> None:
         """Compiles every program now, so that no environment waits for it later."""
@@ -228,6 +227,14 @@ class _Buffer:
                 rows[k, 0] = one[name]
         self._first[: len(first), 0] = first
         return self._obs, self._first
+
+
+def placed(params: Params) -> Params:
+    """Parameters on the device, and ready; arrays that are there already stay as they are.
+
+    One array after the other: an act that another thread begins meanwhile waits behind one of them at most.
+    """
+    return jax.tree.map(lambda leaf: jax.block_until_ready(jax.device_put(leaf)), params)
 
 
 def _act(

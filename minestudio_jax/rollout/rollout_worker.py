@@ -122,8 +122,7 @@ class RolloutWorker:
 
     def set_policy(self, version: int, params: Params) -> None:
         """Gives the worker a policy, from any thread; it acts with it from the next batch on."""
-        # Ready before it is used: who acts does not wait for it.
-        prepared = jax.block_until_ready(self._inference.prepared(params))
+        prepared = self._inference.prepared(params)
         if self._policy is None:
             self._inference.compile(prepared)
         with self._changed:

@@ -9,7 +9,7 @@ import pytest
 from minestudio_jax.policies.pretrained import spec_of
 from minestudio_jax.policies.vpt import VPTPolicy
 from minestudio_jax.policies.vpt_shape import VPTShape
-from minestudio_jax.rollout.inference import Inference
+from minestudio_jax.rollout.inference import Inference, placed
 
 SHAPE = VPTShape(16, 2, 2, 4, 2, (4, 4), (8, 8))
 ENVS = 3
@@ -109,3 +109,12 @@ def test_padding_is_avoided_where_it_costs_arithmetic(policy, monkeypatch):
     accelerated = Inference(policy, spec, ENVS, 6, seed=0)
     assert accelerated.batch_sizes == (1, 2, 4, 6)
     assert accelerated.efficient_sizes == (6,)
+
+
+def test_parameters_are_ready_when_they_are_placed_and_those_on_the_device_are_not_copied():
+    there, host = jax.device_put(np.ones(1000, np.float32)), np.arange(1 << 20, dtype=np.float32)
+    got = placed({"there": there, "host": host})
+    assert got["there"].unsafe_buffer_pointer() == there.unsafe_buffer_pointer()
+    assert isinstance(got["host"], jax.Array)
+    assert got["host"].is_ready()
+    np.testing.assert_array_equal(got["host"], host)
