@@ -111,10 +111,26 @@ def test_padding_is_avoided_where_it_costs_arithmetic(policy, monkeypatch):
     assert accelerated.efficient_sizes == (6,)
 
 
-def test_parameters_are_ready_when_they_are_placed_and_those_on_the_device_are_not_copied():
-    there, host = jax.device_put(np.ones(1000, np.float32)), np.arange(1 << 20, dtype=np.float32)
-    got = placed({"there": there, "host": host})
+def test_parameters_are_placed_one_after_the_other_and_those_on_the_device_are_not_copied(monkeypatch):
+    """Whoever acts meanwhile would wait behind all that have been begun."""
+    there, host = jax.device_put(np.ones(1000, np.float32)), np.arange(1000, dtype=np.float32)
+    begun, finished = [], []
+    put, wait = jax.device_put, jax.block_until_ready
+
+    def begin(leaf):
+        assert len(begun) == len(finished), "the one before is not ready"
+        begun.append(leaf)
+        return put(leaf)
+
+    def finish(leaf):
+        finished.append(leaf)
+        return wait(leaf)
+
+    monkeypatch.setattr(jax, "device_put", begin)
+    monkeypatch.setattr(jax, "block_until_ready", finish)
+    got = placed({"there": there, "host": host, "more": host + 1})
+    assert len(begun) == len(finished) == 3
     assert got["there"].unsafe_buffer_pointer() == there.unsafe_buffer_pointer()
     assert isinstance(got["host"], jax.Array)
-    assert got["host"].is_ready()
     np.testing.assert_array_equal(got["host"], host)
+    np.testing.assert_array_equal(got["more"], host + 1)
