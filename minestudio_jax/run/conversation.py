@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from minestudio_jax.run import last_words
 from minestudio_jax.run.command_line import EXIT_FAILURE
 from minestudio_jax.run.host_messages import Beat, Bye, Farewell, Introduction, StopWanted
 
@@ -211,6 +212,7 @@ def end_at_once(sentence: str, code: int = EXIT_FAILURE) -> None:
     """Ends this process and all below it, whatever they wait for; says a last sentence on stderr and in the log."""
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"train: {sentence}\n".encode())
     log.error("%s", sentence)
+    last_words.said()
     for process in psutil.Process().children(recursive=True):  # a private Ray, whose agents would stay for minutes
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -98,6 +98,9 @@ class DeviceExperience:
     def metrics(self) -> dict[str, float]:
         return {}
 
+    def raise_failure(self) -> None:
+        """Nothing fails here that is not raised where it happens."""
+
     def diagnosis(self) -> str:
         return "collecting on the device does not wait; this is a bug"
 

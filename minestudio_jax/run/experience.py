@@ -63,6 +63,14 @@ class Experience(Protocol):
         """Counters since the start of this process, by metric name."""
         ...
 
+    def raise_failure(self) -> None:
+        """Raises what has ended the experience for good and made the run stop, if that is why it stopped.
+
+        Raises:
+          RolloutFailure: says what.
+        """
+        ...
+
     def diagnosis(self) -> str:
         """Why there may be no experience."""
         ...

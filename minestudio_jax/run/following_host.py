@@ -16,7 +16,7 @@ import jax
 from minestudio_jax.config import Config, ConfigError, environments_deadline_s
 from minestudio_jax.mesh_shape import fragments_per_iteration
 from minestudio_jax.policies.make_policy import policy_to_train, pretrained_params
-from minestudio_jax.run import ray_cluster
+from minestudio_jax.run import last_words, ray_cluster
 from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE
 from minestudio_jax.run.conversation import HostFailure
 from minestudio_jax.run.device_experience import make_collector
@@ -82,6 +82,7 @@ def _tell(error: Exception, host: FollowerHost, board: Board) -> None:
     if isinstance(error, HostFailure):
         board.stage(f"host {host.index}: {error}")
         log.error("%s", error, exc_info=error)
+        last_words.said()
 
 
 def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board, cleanup: ExitStack) -> None:
@@ -94,7 +95,14 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board, 
         raise ConfigError(
             f"run.dir={run.dir!r} is not the first host's directory: all hosts need a file system that they share"
         )
-    log_to(directory / "logs" / f"host-{host.index}.log", config.logger.level, board, cleanup)
+    log_file = directory / "logs" / f"host-{host.index}.log"
+    log_to(log_file, config.logger.level, board, cleanup)
+    last_words.if_silent(
+        f"it was killed, or {host.conversation.name(0)} is gone, and the Ray that this process had joined with it; the "
+        "same command continues from the last checkpoint",
+        log_file,
+    )
+    cleanup.callback(last_words.said)
     if run.compilation_cache:
         use_compilation_cache(directory / "compiled")
     if begin.ray_address:

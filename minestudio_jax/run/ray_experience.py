@@ -16,11 +16,12 @@ from minestudio_jax.mesh_shape import fragments_per_iteration, sized_replay
 from minestudio_jax.policies.make_policy import make_policy
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.environments import check_factory, embedded_spec
-from minestudio_jax.rollout.rollout_manager import RolloutManager
-from minestudio_jax.run import ray_cluster
+from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure, RolloutManager
+from minestudio_jax.run import last_words, ray_cluster
 from minestudio_jax.run.host_messages import Publish
 from minestudio_jax.run.hosts import LeadHost
 from minestudio_jax.run.policy_transport import make_publication
+from minestudio_jax.run.ray_watch import RayWatch
 from minestudio_jax.run.rollout_statistics import RolloutStatistics
 from minestudio_jax.run.run_directory import RunDirectory
 from minestudio_jax.run.shares import leading_source
@@ -30,6 +31,8 @@ from minestudio_jax.trainer.loader import FragmentSource
 from minestudio_jax.trainer.ppo_trainer import PPOTrainer
 from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
+
+_EXPLANATION_S = 1.0  # an error may come before the news that Ray is gone
 
 
 class RayExperience:
@@ -43,6 +46,8 @@ class RayExperience:
         self._directory, self._board, self._stop, self._needed = directory, board, stop, needed
         self._host = host
         self._manager: RolloutManager
+        self._ray: RayWatch
+        self._failure: RolloutFailure | None = None
 
     @staticmethod
     def check(config: Config, devices: int) -> None:
@@ -69,6 +74,8 @@ class RayExperience:
         cleanup.callback(ray_cluster.stop_ray)
         ray_cluster.start_ray(config)
         self._stop.install()  # Ray has taken SIGTERM
+        self._ray = RayWatch(self._end_without_ray)
+        cleanup.callback(self._ray.close)
         ray_cluster.wait_for_resources(config)
 
         workers, envs = config.rollout.num_rollout_workers, config.rollout.num_envs
@@ -113,7 +120,15 @@ class RayExperience:
                 # Versions that the learner has made and that are not yet published count as well.
                 return ahead() + max(0, trainer.counters.policy_version - self._manager.published_version)
 
-            return fetch(timeout_s, versions)
+            if self._ray.is_gone(0.0):  # to ask it would end this process
+                self._stop.event.wait(timeout_s)
+                return None
+            try:
+                return fetch(timeout_s, versions)
+            except Exception:
+                if self._ray.is_gone(_EXPLANATION_S):
+                    return None
+                raise
 
         trainer.open(fetch_fresh)
         return True
@@ -121,6 +136,20 @@ class RayExperience:
     def _fetch(self, timeout_s: float, ahead: Callable[[], int]) -> Share | None:
         fragments = self._manager.fetch(self._needed, timeout_s, ahead)
         return None if fragments is None else Share.whole(fragments)
+
+    def _end_without_ray(self, sentence: str) -> None:
+        """Has the run save what it has and end. Calls of Ray would raise, wait for minutes, or end this process."""
+        last_words.if_silent(
+            f"{sentence}; the same command continues from the last checkpoint", self._directory.logs / "run.log"
+        )
+        # Whoever stops a job may signal all of its processes, Ray's too: that is an orderly end.
+        if not self._stop.event.wait(SIGNAL_GRACE_S):
+            self._failure = RolloutFailure(sentence)
+            self._stop.request("the loss of Ray")
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     @property
     def ray_address(self) -> str:

@@ -114,6 +114,9 @@ class SerialExperience:
     def metrics(self) -> dict[str, float]:
         return self._buffer.counters.metrics()
 
+    def raise_failure(self) -> None:
+        """Nothing fails here that is not raised where it happens."""
+
     def diagnosis(self) -> str:
         return f"the buffer holds {self._buffer.counters}; the environments' logs say why"
 

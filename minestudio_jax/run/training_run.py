@@ -19,7 +19,7 @@ from minestudio_jax.mesh_shape import batch_shards, fragments_per_iteration
 from minestudio_jax.policies.make_policy import policy_to_train, pretrained_params
 from minestudio_jax.rollout.environments import check_rewards, embedded_spec
 from minestudio_jax.rollout.rollout_manager import SIGNAL_GRACE_S, RolloutFailure
-from minestudio_jax.run import joining
+from minestudio_jax.run import joining, last_words
 from minestudio_jax.run.command_line import EXIT_FAILURE, EXIT_USAGE
 from minestudio_jax.run.control_desk import ControlDesk
 from minestudio_jax.run.conversation import HostFailure
@@ -102,6 +102,12 @@ def _conduct(config: Config, host: LeadHost, stop: StopSignal, started: float) -
         if config.run.compilation_cache:
             use_compilation_cache(directory.compiled)
         log_to(directory.logs / "run.log", config.logger.level, board, cleanup)
+        last_words.if_silent(
+            "it was killed, which the kernel's log tells of if memory ran out, or a library ended it; the same command "
+            "continues from the last checkpoint",
+            directory.logs / "run.log",
+        )
+        cleanup.callback(last_words.said)
         desk = cleanup.enter_context(ControlDesk(directory.path, stop))
         for change in directory.changed_settings:
             board.stage(f"setting changed since the last start: {change}")
@@ -136,6 +142,7 @@ def _run(
         spec = experience.start(cleanup)
         # Before Ray is stopped, which other hosts read from.
         cleanup.push(lambda kind, error, traceback: host.part(error, EXIT_FAILURE if error else 0))
+        cleanup.callback(experience.raise_failure)
         if spec is None:
             return 0
         if host.others:

@@ -174,6 +174,24 @@ def test_a_signal_to_every_process_saves_and_ends_in_good_order(tmp_path):
     assert "stopping after SIGTERM" in program.stdout
 
 
+def test_a_run_that_loses_ray_says_so_at_once_and_saves_unless_ray_ends_it(tmp_path):
+    """Where Ray's client notices first that Ray is gone, it ends the process without a word: the witness has it then."""
+    run_dir = tmp_path / "run"
+    program = train(run_dir, "--trainer.save_interval=100000")
+    wait_for_iteration(program, run_dir, 2)
+    (raylet,) = [pid for pid, command in program.alive().items() if "/raylet/raylet " in command]
+    os.kill(raylet, signal.SIGKILL)
+    assert program.wait(60.0) == 1, program.stdout + program.stderr
+    sentence = f"Ray is gone from this machine: its raylet, process {raylet}, has ended"
+    assert sentence in (run_dir / "logs" / "run.log").read_text()
+    if "stopping after the loss of Ray" in program.stdout:
+        assert f"failed: {sentence}" in program.stdout
+        assert checkpoints(run_dir) == [metrics(run_dir)[-1]["iteration"]]
+    else:
+        assert f"ended without a word: {sentence}" in program.stderr
+    program.assert_nothing_left(30.0)  # Ray's workers look now and then whether Ray is there
+
+
 def test_a_signal_during_the_start_ends_it_in_good_order(tmp_path):
     program = train(tmp_path / "run")
     for line in program.process.stdout:
