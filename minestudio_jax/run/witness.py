@@ -1,6 +1,6 @@
 """A tiny process beside this one that says a last sentence if this one ends without a word.
 
-Run as a program, this file is that process: it reads its standard input to the end, and says what came last.
+Run as a program, this file starts that process: it reads its standard input to the end, and says what came last.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import subprocess
 import sys
 import time
 
-_STOP_DEADLINE_S = 5.0
-
 
 class Witness:
     """Waits for the end of this process, until it is closed.
@@ -25,16 +23,18 @@ class Witness:
     """
 
     def __init__(self, sentence: str, log: str) -> None:
-        # A session of its own, so that what stops this program from a terminal does not stop the witness first.
-        self._process = subprocess.Popen(
+        # A session of its own, so that what stops this program from a terminal does not stop the witness first. And it
+        # is no child of this process, all of which are ended where Ray is stopped.
+        starter = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(os.getpid()), log],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        assert self._process.stdin is not None
-        self._pipe = self._process.stdin
+        assert starter.stdin is not None
+        self._pipe = starter.stdin
         self.expect(sentence)
+        starter.wait()
 
     def expect(self, sentence: str) -> None:
         """Another sentence takes the place of the last one."""
@@ -47,14 +47,11 @@ class Witness:
         self.expect("")
         with contextlib.suppress(BrokenPipeError):
             self._pipe.close()
-        try:
-            self._process.wait(_STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def main() -> None:
+    if os.fork():
+        os._exit(0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pid, log = sys.argv[1:]

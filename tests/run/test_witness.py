@@ -17,6 +17,7 @@ _PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from minestudio_jax.run import last_words
+from tests.run.test_witness import witness_of
 
 log = Path(sys.argv[1])
 last_words.if_silent("the first sentence", log)
@@ -32,6 +33,15 @@ def run(how, log):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         out, err = process.communicate(timeout=60)
     return process.pid, process.returncode, out, err
+
+
+def witness_of(pid):
+    (witness,) = (
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if [os.path.basename(word) for word in process.info["cmdline"] or ()][3:5] == ["witness.py", str(pid)]
+    )
+    return witness
 
 
 def ignored(pid):
@@ -77,7 +87,7 @@ def test_a_log_that_cannot_be_written_costs_no_word(tmp_path):
 
 def test_a_witness_that_is_killed_disturbs_nobody(tmp_path):
     how = (
-        "import psutil; (w,) = psutil.Process().children(); w.kill(); w.wait(); last_words.if_silent('more', log); "
+        "w = witness_of(os.getpid()); w.kill(); w.wait(); last_words.if_silent('more', log); "
         "last_words.said(); print('done')"
     )
     _, code, out, err = run(how, tmp_path / "run.log")
@@ -90,7 +100,8 @@ def test_a_signal_to_every_process_does_not_end_the_witness_first(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        (witness,) = psutil.Process(process.pid).children()
+        witness = witness_of(process.pid)
+        assert not psutil.Process(process.pid).children()
         stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         assert wait_until(lambda: ignored(witness.pid) >= set(stops))  # until then it starts
         for number in stops:
