@@ -64,16 +64,16 @@ class RayWatch:
 def _raylet_pid() -> int:
     """Of this machine's raylet; 0 if it cannot be seen from here."""
     here = ray.get_runtime_context().get_node_id()
-    paths = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
+    path = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), "")
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_CONNECT_DEADLINE_S)
-            connection.connect(paths[0])
+            connection.connect(path)
             pid: int
             pid, _, _ = _CREDENTIALS.unpack(
                 connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             )
     except OSError as error:
-        log.info("the raylet does not answer at %s: %s", paths[0], error)
+        log.info("the raylet does not answer at %r: %s", path, error)
         return 0
     return pid
