@@ -43,7 +43,9 @@ def test_a_killed_run_continues_and_a_stopped_one_ends_in_good_order(tmp_path):
     run_dir = tmp_path / "run"
     program = train(run_dir, *DEVICE)
     wait_for_iteration(program, run_dir, 8)
-    assert len(program.alive()) == 1  # nothing but the program
+    others = [command for pid, command in program.alive().items() if pid != program.process.pid]
+    assert len(others) == 1, others
+    assert "/run/witness.py " in others[0]  # nothing but the program and who would say that it was killed
     stop_between_checkpoints(program, run_dir)
     program.kill()
     program.wait()
