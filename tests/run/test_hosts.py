@@ -40,9 +40,9 @@ def start_hosts(run_dir, *arguments, devices=2, of_each=((), ())):
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def going():
-    """Programs whose Ray may take its time to go; when the module's tests are done, nothing is left of them."""
+    """Programs whose Ray may take its time to go; when all tests are done, nothing is left of them."""
     programs = []
     yield programs
     for program in programs:
