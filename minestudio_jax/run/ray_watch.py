@@ -49,8 +49,10 @@ class RayWatch:
             log.info("the raylet, process %d, is not watched: %s", self._pid, error)
             return
         try:
+            ended = select.poll()  # select() takes no number above 1023
+            ended.register(raylet, select.POLLIN)
             while not self._closed.is_set() and not self._gone.is_set():
-                if select.select([raylet], [], [], _LOOK_S)[0]:
+                if ended.poll(1000 * _LOOK_S):
                     self._gone.set()
         finally:
             os.close(raylet)

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+_START_DEADLINE_S = 30.0  # a file of the standard library alone, which forks
+
 
 class Witness:
     """Waits for the end of this process, until it is closed.
@@ -20,6 +22,8 @@ class Witness:
     Args:
       sentence: what is said on stderr then.
       log: path of a log that it is added to.
+    Raises:
+      OSError, subprocess.TimeoutExpired: no process can be started.
     """
 
     def __init__(self, sentence: str, log: str) -> None:
@@ -34,7 +38,7 @@ class Witness:
         assert starter.stdin is not None
         self._pipe = starter.stdin
         self.expect(sentence)
-        starter.wait()
+        starter.wait(_START_DEADLINE_S)
 
     def expect(self, sentence: str) -> None:
         """Another sentence takes the place of the last one."""
