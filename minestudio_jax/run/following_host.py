@@ -97,9 +97,10 @@ def _follow(config: Config, host: FollowerHost, stop: StopSignal, board: Board, 
         )
     log_file = directory / "logs" / f"host-{host.index}.log"
     log_to(log_file, config.logger.level, board, cleanup)
+    with_it = ", and with it the Ray that this process had joined" if begin.ray_address else ""
     last_words.if_silent(
-        f"it was killed, or {host.conversation.name(0)} is gone, and the Ray that this process had joined with it; the "
-        "same command continues from the last checkpoint",
+        f"it was killed, or {host.conversation.name(0)} is gone{with_it}; the same command continues from the last "
+        "checkpoint",
         log_file,
     )
     cleanup.callback(last_words.said)

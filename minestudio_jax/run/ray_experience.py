@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ from minestudio_jax.trainer.publisher import Publication
 from minestudio_jax.utils.live_board import Board
 
 _EXPLANATION_S = 1.0  # an error may come before the news that Ray is gone
+
+log = logging.getLogger(__name__)
 
 
 class RayExperience:
@@ -125,10 +128,11 @@ class RayExperience:
                 return None
             try:
                 return fetch(timeout_s, versions)
-            except Exception:
-                if self._ray.is_gone(_EXPLANATION_S):
-                    return None
-                raise
+            except Exception as error:
+                if not self._ray.is_gone(_EXPLANATION_S):
+                    raise
+                log.info("what came of the loss of Ray, which ends the run: %r", error)
+                return None
 
         trainer.open(fetch_fresh)
         return True
