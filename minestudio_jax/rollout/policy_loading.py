@@ -17,6 +17,7 @@ import ray.exceptions
 
 from minestudio_jax.policies.policy import Params
 from minestudio_jax.utils import memory_folder, policy_store
+from minestudio_jax.utils.staging import StagingMemory
 
 # For sys.setswitchinterval in a process that loads versions: Python's 5 ms are what one thread may keep another waiting
 # for, and acting hands over several times a step.
@@ -51,8 +52,8 @@ def _mapped(file: Path) -> np.ndarray:
     return np.asarray(np.memmap(file, np.uint8, "r")) if file.stat().st_size else np.zeros(0, np.uint8)
 
 
-def load(where: Path | PackedVersion, abstract: Any) -> Params:
-    """Parameters of a version, NumPy arrays; see `policy_store.load_version`.
+def load(where: Path | PackedVersion, abstract: Any, memory: StagingMemory) -> Params:
+    """Parameters of a version, NumPy arrays in that memory; see `policy_store.load_version`.
 
     Raises:
       FileNotFoundError: it is no longer there.
@@ -61,7 +62,7 @@ def load(where: Path | PackedVersion, abstract: Any) -> Params:
       ValueError: it does not fit the policy.
     """
     if isinstance(where, Path):
-        return policy_store.load_version(where, abstract)
+        return policy_store.load_version(where, abstract, memory)
     try:
         files: dict[str, np.ndarray] = ray.get(where.files, timeout=_FETCH_DEADLINE_S)
     except ray.exceptions.ObjectLostError as error:
@@ -70,18 +71,18 @@ def load(where: Path | PackedVersion, abstract: Any) -> Params:
     if memory_folder.free_bytes() > 2 * sum(content.nbytes for content in files.values()):
         try:
             with closing(memory_folder.MemoryFolder()) as folder:
-                return _load_files(files, folder.path, abstract)
+                return _load_files(files, folder.path, abstract, memory)
         except OSError as error:
             log.info("a policy version goes through the disk, %s has no room: %s", memory_folder.SHARED_MEMORY, error)
     with tempfile.TemporaryDirectory(prefix="minestudio_jax-") as on_disk:
-        return _load_files(files, Path(on_disk), abstract)
+        return _load_files(files, Path(on_disk), abstract, memory)
 
 
-def _load_files(files: dict[str, np.ndarray], folder: Path, abstract: Any) -> Params:
+def _load_files(files: dict[str, np.ndarray], folder: Path, abstract: Any, memory: StagingMemory) -> Params:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.data)
-    return policy_store.load_version(folder, abstract)
+    return policy_store.load_version(folder, abstract, memory)
 
 
 class PolicyLoader:
@@ -102,6 +103,8 @@ class PolicyLoader:
         self._offered: tuple[int, Path | PackedVersion] | None = None
         self._newest = -1
         self._closed = False
+        # Of one version while it is acted with, and of the one that is read meanwhile.
+        self._memory = StagingMemory()
         self._thread = threading.Thread(target=self._run, name="policy-loader", daemon=True)
         self._thread.start()
 
@@ -127,7 +130,7 @@ class PolicyLoader:
                     return
                 (version, where), self._offered = self._offered, None
             try:
-                self._on_loaded(version, load(where, self._abstract))
+                self._on_loaded(version, load(where, self._abstract, self._memory))
             except FileNotFoundError as error:
                 # Only a newer version's arrival removes one, and that one is offered next.
                 log.warning("policy version %d was gone before it could be read: %s", version, error)

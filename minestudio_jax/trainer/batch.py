@@ -14,7 +14,7 @@ import numpy as np
 from minestudio_jax.envs.env import EnvironmentSpec
 from minestudio_jax.policies.policy import Policy
 from minestudio_jax.rollout.fragment import FragmentMetadata, SampleFragment
-from minestudio_jax.trainer.staging import StagingMemory
+from minestudio_jax.utils.staging import StagingMemory
 
 
 @jax.tree_util.register_dataclass

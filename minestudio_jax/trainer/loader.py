@@ -14,7 +14,7 @@ from minestudio_jax.rollout.fragment import FragmentMetadata
 from minestudio_jax.trainer import global_arrays
 from minestudio_jax.trainer.batch import FragmentBatch, Share, stack_fragments
 from minestudio_jax.trainer.device_rollout import Ended
-from minestudio_jax.trainer.staging import StagingMemory
+from minestudio_jax.utils.staging import StagingMemory
 
 # Called with (timeout_s, ahead); gives this host's share of an iteration's fragments, or None if there were not enough
 # within `timeout_s` seconds. `ahead()` iterations will have been finished before these fragments' one begins, those

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class ParamPublisher:
         self._copy = jax.jit(_copied if not together else lambda tree: (jax.tree.map(jnp.copy, tree), None))
         self._rounded = jax.jit(lambda tree: jax.tree.map(_rounded, tree))
         self._newest: _Version | None = None
+        self._replaced: list[_Version] = []
         self._wanted: dict[_Work, _Version] = {}
         self._begun: deque[tuple[_Work, _Version]] = deque()  # of all hosts together
         self._busy = self._sending = self._closed = False
@@ -125,7 +127,10 @@ class ParamPublisher:
             return
         with self._condition:
             self._raise_error()
-            first, self._newest = self._newest is None, _Version(version, snapshot)
+            old, self._newest = self._newest, _Version(version, snapshot)
+            first = old is None
+            if old is not None and self._thread is not None:
+                self._replaced.append(old)
         self._want(_Work.SEND)
         if first:
             self._want(_Work.KEEP)
@@ -219,9 +224,25 @@ class ParamPublisher:
                     self._error = error
                     self._condition.notify_all()
                 return
+            del work  # which has a version
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()
+            self._drop_replaced()
+
+    def _drop_replaced(self) -> None:
+        """Gives the memory of replaced versions back, array by array.
+
+        The system takes a tenth of a second for a GB. Whoever lets go of an array waits for that, and all other threads
+        of Python with it.
+        """
+        with self._condition:
+            replaced, self._replaced = self._replaced, []
+        arrays = [array for version in replaced for array in jax.tree.leaves(version.params)]
+        replaced.clear()
+        while arrays:
+            arrays.pop()
+            time.sleep(0)  # another thread's turn
 
     def _next_work(self) -> Callable[[], None]:
         if self._together:

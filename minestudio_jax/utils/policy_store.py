@@ -4,6 +4,9 @@
 under its name only when it is complete. `<directory>/best/` is the version with the best return so far,
 which `score.json` in it says.
 
+On a disk the arrays lie together in a few files. In memory (/dev/shm), where a file more costs nothing, each has one of
+its own that is nothing but its numbers: they are read straight to where they are needed.
+
 Orbax's handlers are called without its Checkpointer, which keeps the operation under way in variables of the process:
 so versions are written and read while a checkpoint is, and by several threads at a time.
 """
@@ -15,13 +18,18 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from minestudio_jax.utils.memory_folder import SHARED_MEMORY
+from minestudio_jax.utils.staging import StagingMemory
+
+# Orbax takes 128 threads, each of which gets its turn on the cores before a worker acts again.
 _READ_THREADS = 2
+_WRITE_THREADS = 1
 _PARTIAL = ".partial"
 _REMOVED = ".removed"
 _SCORE = "score.json"
@@ -44,10 +52,12 @@ def save_version(directory: Path, version: int, params: Any) -> Path:
     path, partial = _paths(directory, version)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    handler = _handler()
+    together = not partial.is_relative_to(SHARED_MEMORY)
+    handler = _handler(use_ocdbt=together)
     try:
         handler.save(partial, args=ocp.args.PyTreeSave(jax.device_get(params)))
-        handler.finalize(partial)
+        if together:
+            handler.finalize(partial)
     finally:
         handler.close()
     _show(partial, path)
@@ -68,7 +78,7 @@ def save_parts(directory: Path, version: int, params: Any, first: bool, wait_for
     """
     path, partial = _paths(directory, version)
     partial.mkdir(parents=True, exist_ok=True)
-    handler = _handler(type_handler_registry=_REGISTRY)
+    handler = _handler()
     try:
         handler.save(partial, args=ocp.args.PyTreeSave(params))
         wait_for_all()
@@ -81,14 +91,16 @@ def save_parts(directory: Path, version: int, params: Any, first: bool, wait_for
     return path
 
 
-def load_version(path: Path, abstract: Any) -> Any:
+def load_version(path: Path, abstract: Any, memory: StagingMemory | None = None) -> Any:
     """Reads one version to NumPy arrays, whatever device it was written from.
 
     Args:
       path: the version's folder.
       abstract: tree of jax.ShapeDtypeStruct; what the policy's `init` would give. Numbers that were written in another
         type are converted.
+      memory: for arrays that have files of their own; None: new memory.
     Raises:
+      OSError: it cannot be read.
       ValueError: the version does not fit the policy.
       FileNotFoundError: there is no such version, or no longer.
     """
@@ -96,7 +108,7 @@ def load_version(path: Path, abstract: Any) -> Any:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no policy version at {path}")
     restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), abstract)
-    handler = _handler(type_handler_registry=_REGISTRY)
+    handler = _handler(memory or StagingMemory())
     try:
         params = handler.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
     finally:
@@ -185,29 +197,75 @@ def _show(partial: Path, path: Path) -> None:
     partial.rename(path)
 
 
-def _handler(**settings: Any) -> Any:
+def _handler(memory: StagingMemory | None = None, **settings: Any) -> Any:
+    """Reads and writes a version; without memory it only writes."""
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, _NumpyHandler(memory)),
+        (jax.Array, ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)),  # nothing is read as one
+    )
     # Trained numbers are as good as random: compressing them takes longer than writing them.
-    return ocp.PyTreeCheckpointHandler(use_compression=False, **settings)
+    return ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry, **settings)
 
 
-class _ReadsWithFewThreads(ocp.type_handlers.NumpyHandler):
-    """Orbax reads with 128 threads, each of which gets its turn on the cores before a worker acts again."""
+class _NumpyHandler(ocp.type_handlers.NumpyHandler):
+    """Orbax's, with few threads and few copies."""
+
+    def __init__(self, memory: StagingMemory | None) -> None:
+        super().__init__(deepcopy_host_arrays=False)  # nobody changes them while they are written
+        self._memory = memory
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+        return await super().serialize(values, _with_few_threads(infos, _WRITE_THREADS), args)
 
     async def deserialize(self, infos: Any, args: Any = None) -> Any:
-        context = ocp.type_handlers.get_ts_context(
-            use_ocdbt=infos[0].is_ocdbt_checkpoint,
-            file_io_concurrency_limit=_READ_THREADS,
-            data_copy_concurrency_limit=_READ_THREADS,
-        )
-        for info in infos:
-            info.ts_context = context
-        return await super().deserialize(infos, args)
+        files = [None if info.is_ocdbt_checkpoint else _file(info.parent_dir / info.name) for info in infos]
+        if self._memory is None or None in files:
+            return await super().deserialize(_with_few_threads(infos, _READ_THREADS), args)
+        return [file.read(arg.dtype, self._memory) for file, arg in zip(files, args, strict=True) if file is not None]
 
 
-_REGISTRY = ocp.type_handlers.create_type_handler_registry(
-    (np.ndarray, _ReadsWithFewThreads()),
-    (jax.Array, ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)),  # nothing is read as one
-)
+def _with_few_threads(infos: Any, threads: int) -> Any:
+    context = ocp.type_handlers.get_ts_context(
+        use_ocdbt=infos[0].is_ocdbt_checkpoint,
+        file_io_concurrency_limit=threads,
+        data_copy_concurrency_limit=threads,
+    )
+    for info in infos:
+        info.ts_context = context
+    return infos
+
+
+class _File(NamedTuple):
+    """Nothing but the numbers of an array, in C order."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, dtype: Any, memory: StagingMemory) -> np.ndarray:
+        array = memory.empty(self.shape, self.dtype)
+        with open(self.path, "rb") as file:
+            found = file.readinto(array.reshape(-1).view(np.uint8).data)
+        if found != array.nbytes:
+            raise OSError(f"{self.path} has {found} bytes, expected {array.nbytes}")
+        if self.dtype == dtype:
+            return array
+        converted = memory.empty(self.shape, dtype)
+        np.copyto(converted, array, casting="unsafe")
+        return converted
+
+
+def _file(folder: Path) -> _File | None:
+    """That of a Zarr array that is one uncompressed chunk; None if it is not.
+
+    See https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html.
+    """
+    layout = json.loads((folder / ".zarray").read_text())
+    shape, name = tuple(layout["shape"]), layout["dimension_separator"].join("0" for _ in layout["shape"]) or "0"
+    whole = layout["chunks"] == layout["shape"] and layout["order"] == "C"
+    if not whole or layout["compressor"] is not None or layout["filters"] is not None or not (folder / name).exists():
+        return None
+    return _File(folder / name, shape, np.dtype(layout["dtype"]))
 
 
 def _remove(path: Path) -> None:

@@ -117,11 +117,11 @@ def test_a_version_that_cannot_be_read_now_is_read_later(tmp_path, monkeypatch):
     path = policy_store.save_version(tmp_path, 7, {"w": np.zeros(4, np.float32)})
     load, attempts, loaded = policy_store.load_version, [], []
 
-    def load_later(path, abstract):
+    def load_later(path, abstract, memory):
         attempts.append(path)
         if len(attempts) < 3:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return load(path, abstract)
+        return load(path, abstract, memory)
 
     monkeypatch.setattr(policy_store, "load_version", load_later)
     monkeypatch.setattr(policy_loading, "_RETRY_PAUSE_S", 0.05)

@@ -17,6 +17,7 @@ from minestudio_jax.rollout.placement import worker_options
 from minestudio_jax.rollout.policy_loading import pack
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.utils import memory_folder, policy_store
+from minestudio_jax.utils.staging import StagingMemory
 
 SHAPES = {name: jax.ShapeDtypeStruct((100, 300), np.float32) for name in "abc"}
 
@@ -25,7 +26,7 @@ SHAPES = {name: jax.ShapeDtypeStruct((100, 300), np.float32) for name in "abc"}
 def private_ray():
     """Of a node with settings of its own for memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MALLOC_ARENA_MAX", "4")
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
         patch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=5")
         patch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
         ray_cluster.start_ray(Config())
@@ -44,7 +45,7 @@ def test_a_version_goes_through_the_object_store_and_leaves_no_file(tmp_path, pr
     where = pack(policy_store.save_version(tmp_path, 1, params))
     policy_store.remove_versions(tmp_path, keep=0)
     before = in_memory()
-    loaded = policy_loading.load(where, SHAPES)
+    loaded = policy_loading.load(where, SHAPES, StagingMemory())
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert in_memory() == before
 
@@ -56,18 +57,18 @@ def test_a_version_goes_through_the_disk_when_memory_is_full_though_it_seemed_to
     where = pack(policy_store.save_version(tmp_path, 1, {"a": np.full((100, 300), 7, np.float32)}))
     write, folders = policy_loading._load_files, []
 
-    def write_to_full_memory(files, folder, abstract):
+    def write_to_full_memory(files, folder, *rest):
         folders.append(folder)
         if folder.parent == memory_folder.SHARED_MEMORY:
             smallest = folder / min((name for name in files if files[name].size), key=lambda name: files[name].size)
             smallest.parent.mkdir(parents=True, exist_ok=True)
             smallest.symlink_to("/dev/full")
-        return write(files, folder, abstract)
+        return write(files, folder, *rest)
 
     monkeypatch.setattr(memory_folder, "free_bytes", lambda: 10**12)
     monkeypatch.setattr(policy_loading, "_load_files", write_to_full_memory)
     before = in_memory()
-    assert (policy_loading.load(where, {"a": SHAPES["a"]})["a"] == 7).all()
+    assert (policy_loading.load(where, {"a": SHAPES["a"]}, StagingMemory())["a"] == 7).all()
     assert [folder.parent == memory_folder.SHARED_MEMORY for folder in folders] == [True, False]
     assert not any(folder.exists() for folder in folders)
     assert in_memory() == before
@@ -86,12 +87,13 @@ def test_a_workers_heap_settings_are_none_of_its_environments(private_ray):
     workers, environments = ray.get(ray.remote(variables).options(**worker_options(RolloutConfig(), None)).remote())
     tunables = HEAP_VARIABLES["GLIBC_TUNABLES"].replace("${GLIBC_TUNABLES}", "glibc.malloc.tcache_count=5")
     assert heap(workers) == {**HEAP_VARIABLES, "GLIBC_TUNABLES": tunables}
-    assert heap(environments) == {"MALLOC_ARENA_MAX": "4", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=5"}
+    assert heap(environments) == {"MALLOC_MMAP_THRESHOLD_": "1000000", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=5"}
     assert not [name for name in environments if name.startswith("BEFORE_")]
 
 
 def test_heap_settings_of_the_user_stay_where_there_is_no_worker_of_ray(monkeypatch):
     for name in HEAP_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MALLOC_ARENA_MAX", HEAP_VARIABLES["MALLOC_ARENA_MAX"])
-    assert heap(child_environment("m", foreign=True)) == {"MALLOC_ARENA_MAX": HEAP_VARIABLES["MALLOC_ARENA_MAX"]}
+    users = {"MALLOC_TRIM_THRESHOLD_": HEAP_VARIABLES["MALLOC_TRIM_THRESHOLD_"]}
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", users["MALLOC_TRIM_THRESHOLD_"])
+    assert heap(child_environment("m", foreign=True)) == users

@@ -388,7 +388,7 @@ def test_a_worker_that_is_still_loading_gets_only_the_newest_version_afterwards(
     """And telling it does not wait."""
     loaded, slow = [], threading.Event()
 
-    def load(source, abstract):
+    def load(source, abstract, memory):
         loaded.append(int(source.name))
         slow.wait(10)
         return params
@@ -424,7 +424,7 @@ class _Stuck(InProcessPool):
 def test_a_thread_that_hangs_is_told_of_by_the_others(monkeypatch, tmp_path):
     """D-37."""
     pool, params = _Stuck(2), jax.jit(make_policy(CONFIG, SPEC).init)(jax.random.key(0))
-    monkeypatch.setattr(policy_store, "load_version", lambda source, abstract: params)
+    monkeypatch.setattr(policy_store, "load_version", lambda source, abstract, memory: params)
     pool.stuck = threading.Event()
     monkeypatch.setattr(rollout_actor, "make_pool", lambda *_: pool)
     actor = rollout_actor.RolloutActor(CONFIG, 0, 0, "s", tmp_path, None)

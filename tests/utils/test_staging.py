@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from minestudio_jax.trainer.staging import StagingMemory
+from minestudio_jax.utils.staging import StagingMemory
 
 SHAPE = (8, 1000)
 
@@ -73,7 +73,7 @@ def test_a_row_of_another_shape_is_an_error_in_whichever_thread():
 _DEVICES = """
 import gc, jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from minestudio_jax.trainer.staging import StagingMemory
+from minestudio_jax.utils.staging import StagingMemory
 
 memory = StagingMemory()
 for devices in (1, 4):
