@@ -13,15 +13,14 @@ sleep) while versions are read beside it. In turns, so that all have the same ma
 The time is from the end of an update to the first action of the later of the two workers. "learner" is the time for
 which the learner's thread is held up: handing over, and dispatching the next update, which takes over the parameters'
 memory. "gap" is the longest time between two actions of a worker from one version to the next; "at rest" is the same
-while nothing is published, for as long. All ways of 248 million parameters together take more than 24 GiB of memory:
-give them one at a time.
+while nothing is published, for as long, and "beside an update" while the learner makes one that is not published. All
+ways of 248 million parameters together take more than 24 GiB of memory: give them one at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,7 +42,7 @@ from minestudio_jax.policies.vpt import VPTPolicy
 from minestudio_jax.policies.vpt_shape import VPTShape
 from minestudio_jax.rollout.heap_variables import HEAP_VARIABLES
 from minestudio_jax.rollout.inference import placed
-from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PolicyLoader, pack
+from minestudio_jax.rollout.policy_loading import PolicyLoader, let_acting_go_on, pack
 from minestudio_jax.run import ray_cluster
 from minestudio_jax.trainer.publisher import ParamPublisher, Publication
 from minestudio_jax.utils.memory_folder import MemoryFolder
@@ -67,7 +66,6 @@ class Worker:
     """Acts without a pause with the newest parameters, as a rollout worker does; nothing comes of it."""
 
     def __init__(self, size: str, ways: Sequence[str]) -> None:
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         policy = policy_of(size)
         abstract = jax.eval_shape(policy.init, jax.random.key(0))
         _, self._prepare = policy.for_cpu()
@@ -80,6 +78,7 @@ class Worker:
         self._first: dict[int, float] = {}
         self._gap = 0.0
         self._error: Exception | None = None
+        let_acting_go_on()
         threading.Thread(target=self._run, daemon=True).start()
 
     def load_policy(self, version: int, where: Any) -> None:
@@ -179,6 +178,13 @@ class Learner:
         time.sleep(seconds)
         return max(ray.get([worker.gap.remote() for worker in self.workers]))
 
+    def update_alone(self) -> float:
+        """The longest gap while the learner updates and publishes nothing."""
+        for worker in self.workers:
+            ray.get(worker.gap.remote())
+        self.params = jax.block_until_ready(self._update(self.params))
+        return max(ray.get([worker.gap.remote() for worker in self.workers]))
+
     def copy(self) -> float:
         """Seconds that a plain copy of the same bytes takes."""
         source = jax.device_get(self.params)
@@ -217,6 +223,7 @@ def measure(size: str, ways: Sequence[str], repetitions: int) -> None:
         results: dict[str, list[tuple[float, float, float]]] = {way: [] for way in learner.ways}
         copies: list[float] = []
         rests: list[float] = []
+        updates: list[float] = []
         for repetition in range(repetitions + 1):
             copies.append(learner.copy())
             for way in learner.ways:
@@ -224,9 +231,13 @@ def measure(size: str, ways: Sequence[str], repetitions: int) -> None:
                 if repetition:  # the first compiles
                     results[way].append(result)
             rests.append(learner.rest(statistics.median(copies) * 4))
+            updates.append(learner.update_alone())
         copied = statistics.median(copies)
         print(f"{count:,} parameters, {count * 4 / 1e6:,.0f} MB, {len(leaves)} arrays, {repetitions} times:")
-        print(f"  a copy takes {copied:.3f} s, gap at rest {_milliseconds(rests)}")
+        print(
+            f"  a copy takes {copied:.3f} s, gap at rest {_milliseconds(rests)}, "
+            f"beside an update {_milliseconds(updates)}"
+        )
         for way, its in results.items():
             latency, held_up, gap = zip(*its, strict=True)
             middle = statistics.median(latency)

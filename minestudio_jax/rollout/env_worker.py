@@ -82,6 +82,7 @@ class EnvLaunch:
       first_index: index in the run of the worker's environment 0.
       resize: height and width that images are given before they come here; None: as they are.
       cpus: that its processes may run on; None: those of the thread that starts them.
+      niceness: of its processes, at least; see nice(2).
     """
 
     factory: str
@@ -94,6 +95,7 @@ class EnvLaunch:
     first_index: int = 0
     resize: tuple[int, int] | None = None
     cpus: frozenset[int] | None = None
+    niceness: int = 0
 
 
 class EnvWorker:
@@ -167,6 +169,8 @@ class EnvWorker:
                         start_new_session=True,
                         env=child_environment(self._marker, foreign=launch.python is not None),
                     )
+                if os.getpriority(os.PRIO_PROCESS, 0) < launch.niceness:
+                    os.setpriority(os.PRIO_PROCESS, self._process.pid, launch.niceness)
             except OSError as error:
                 if error.filename == python:
                     raise PermanentEnvironmentFailure(

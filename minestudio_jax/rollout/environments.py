@@ -32,6 +32,7 @@ def make_pool(
     log_dir: Path,
     session_id: str,
     env_cpus: frozenset[int] | None = None,
+    env_niceness: int = 0,
     stop: threading.Event | None = None,
 ) -> EnvPool:
     """The environments of one rollout worker: the embedded world in process, or env.factory in processes.
@@ -42,6 +43,7 @@ def make_pool(
       log_dir: where the environments' logs go.
       session_id: life of the trainer; its workers on one host share env.max_concurrent_starts.
       env_cpus: that environments' processes may run on; None: those of the calling thread.
+      env_niceness: of environments' processes, at least.
       stop: gives up waiting for the first process.
     Raises:
       EnvironmentFailure: no environment can be started.
@@ -83,6 +85,7 @@ def make_pool(
         first_index=worker_id * num_envs,
         resize=(env.resize[0], env.resize[1]) if env.resize else None,
         cpus=env_cpus,
+        niceness=env_niceness,
     )
     return ProcessEnvPool(
         launch,

@@ -9,7 +9,6 @@ HEAP_VARIABLES = {
     # into getting it again, page by page: three times as long.
     "MALLOC_MMAP_THRESHOLD_": str(2**40),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_ARENA_MAX": "1",
     # Copies from a MiB on go past the caches. Otherwise only those do that are larger than the cache, which in a
     # virtual machine may claim hundreds of MiB; the others first read what they are going to overwrite, and take twice
     # as long. What the node had set goes on to hold.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,10 +21,7 @@ from minestudio_jax.policies.policy import Params
 from minestudio_jax.utils import memory_folder, policy_store
 from minestudio_jax.utils.staging import StagingMemory
 
-# For sys.setswitchinterval in a process that loads versions: Python's 5 ms are what one thread may keep another waiting
-# for, and acting hands over several times a step.
-SWITCH_INTERVAL_S = 5e-4
-
+_SWITCH_INTERVAL_S = 5e-4
 _FETCH_DEADLINE_S = 60.0
 _RETRY_PAUSE_S = 5.0  # before a version that could not be read is read again
 _JOIN_DEADLINE_S = 10.0
@@ -39,6 +38,14 @@ class PackedVersion:
     """
 
     files: Any
+
+
+def let_acting_go_on() -> None:
+    """Keeps Python from holding up a thread that acts while versions are loaded; for when all is imported and built."""
+    # Its 5 ms are what one thread may keep another waiting for, and acting hands over several times a step.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # A collection looks at every object of JAX, Flax, Orbax and Ray, for which all threads wait a tenth of a second.
+    gc.freeze()
 
 
 def pack(path: Path) -> PackedVersion:

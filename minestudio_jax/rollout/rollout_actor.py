@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,12 +19,13 @@ from minestudio_jax.rollout.env_pool import EnvPool, ToldToStop
 from minestudio_jax.rollout.environments import make_pool
 from minestudio_jax.rollout.fragment import SampleFragment
 from minestudio_jax.rollout.fragment_sender import FragmentSender, Outbox, SenderCounters
-from minestudio_jax.rollout.policy_loading import SWITCH_INTERVAL_S, PackedVersion, PolicyLoader
+from minestudio_jax.rollout.policy_loading import PackedVersion, PolicyLoader, let_acting_go_on
 from minestudio_jax.rollout.rollout_worker import RolloutWorker, WorkerReport
 from minestudio_jax.utils.xla_flags import configure_cpu_compiler
 
 _ATTEND_S = 0.1  # how often a worker that cannot deliver sees to its environments
 _MOST_WARNINGS = 100  # that are kept for a report; of more the oldest go
+_ENV_NICENESS = 15  # environments give way to who acts for them, and to the learner
 MAX_CALLS = 16  # none may wait for another: `stop` and `drain` take their time
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,6 @@ class RolloutActor:
         log_dir: Path,
         replay_buffer: Any,
     ) -> None:
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._config, self._log_dir, self._warnings = config, log_dir, _Warnings()
         self._identity = (worker_id, worker_life, session_id)
         self._sender = FragmentSender(replay_buffer, config.rollout.to_send_queue_size, self._must_end)
@@ -174,7 +173,16 @@ class RolloutActor:
             # Before JAX begins: how it compiles, and on which CPUs; those are not for the environments.
             configure_cpu_compiler()
             cpus = CpuPinning(self._config.rollout.num_cpus_per_worker)
-            pool = make_pool(self._config, worker_id, worker_life, self._log_dir, session_id, cpus.before, self._stop)
+            pool = make_pool(
+                self._config,
+                worker_id,
+                worker_life,
+                self._log_dir,
+                session_id,
+                cpus.before,
+                _ENV_NICENESS,
+                self._stop,
+            )
             policy = make_policy(self._config, pool.spec)
             self._worker = RolloutWorker(
                 self._config, worker_id, worker_life, session_id, pool, policy, partial(self._deliver, pool)
@@ -184,6 +192,7 @@ class RolloutActor:
                 self._loader = PolicyLoader(abstract_params, self._worker.set_policy, self._fail)
                 if self._offered_early is not None:
                     self._loader.offer(*self._offered_early)
+            let_acting_go_on()
             self._spec = pool.spec
             self._started.set()
             self._worker.run(self._stop)

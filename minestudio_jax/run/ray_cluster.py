@@ -51,6 +51,9 @@ def start_ray(config: Config, show_output: bool = False) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ours have environments of their own: workers that Ray starts beforehand would never be used, and cost a second.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    # Ray gives all its workers a low priority. Then who acts waits up to a quarter of a second for a learner that uses
+    # all cores, and the environments wait with it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     check_reachable(config.run.ray_address)
     _check_shared_memory(config)
     address, workers, learners = config.run.ray_address, _demand(config), learner_resources(config)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from minestudio_jax.envs.host_protocol import StepRequests
@@ -185,6 +186,17 @@ def test_processes_run_on_the_cpus_they_are_given_whatever_the_parent_is_pinned_
     threads = os.listdir(f"/proc/{free.pid}/task")
     assert len(threads) > 1
     assert all(os.sched_getaffinity(int(thread)) == before for thread in threads)
+
+
+def test_processes_give_way_as_far_as_they_are_told_whatever_they_start(launch):
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    polite, equal = launch(settings={"niceness": 15}, child="group"), launch(index=1)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours
+    assert os.getpriority(os.PRIO_PROCESS, equal.pid) == ours
+    pids = [polite.pid, *(child.pid for child in psutil.Process(polite.pid).children(recursive=True))]
+    assert len(pids) > 1
+    threads = [int(thread) for pid in pids for thread in os.listdir(f"/proc/{pid}/task")]
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {max(ours, 15)}
 
 
 def test_an_idle_environment_leaves_no_stack_in_the_log(launch, tmp_path):

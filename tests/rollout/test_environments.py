@@ -37,7 +37,7 @@ def pool(tmp_path):
     )
     config = Config(env=env, rollout=RolloutConfig(num_envs=2, inference_batch_size=2))
     validate(config)
-    pool = make_pool(config, 3, 0, tmp_path, "a session", frozenset({min(os.sched_getaffinity(0))}))
+    pool = make_pool(config, 3, 0, tmp_path, "a session", frozenset({min(os.sched_getaffinity(0))}), env_niceness=19)
     yield pool
     pool.close()
 
@@ -47,6 +47,7 @@ def test_settings_of_environments_in_processes_reach_them(pool, tmp_path):
     got = receive_all(pool)
     assert got[1][0]["image"].shape == (32, 40, 3)
     assert all(os.sched_getaffinity(pid) == {min(os.sched_getaffinity(0))} for pid in pool.pids())
+    assert all(os.getpriority(os.PRIO_PROCESS, pid) == 19 for pid in pool.pids())
     act_on(pool, 0, 1)
     infos = {}
     while len(infos) < 2:

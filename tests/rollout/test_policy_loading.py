@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -130,3 +132,17 @@ def test_a_version_that_cannot_be_read_now_is_read_later(tmp_path, monkeypatch):
     assert wait_until(lambda: loaded == [7], 30.0)
     loader.close()
     assert len(attempts) == 3
+
+
+def test_a_collection_does_not_hold_up_acting():
+    """In a process of its own: what is frozen stays so."""
+    program = """
+import gc, sys
+import minestudio_jax.rollout.rollout_actor
+from minestudio_jax.rollout.policy_loading import let_acting_go_on
+before = len(gc.get_objects())
+let_acting_go_on()
+assert sys.getswitchinterval() < 0.001
+assert len(gc.get_objects()) < before / 100, (before, len(gc.get_objects()))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
