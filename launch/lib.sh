@@ -7,7 +7,7 @@
 # Who does not know the token may not use the cluster; an actor that was given no accelerator keeps the variables of its
 # own runtime environment.
 # shellcheck disable=SC2034
-RAY_ENVIRONMENT=(RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0)
+RAY_ENVIRONMENT=(RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 RAY_worker_niceness=0)
 RAY_TOKEN=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 
 if ((BASH_VERSINFO[0] < 5)); then

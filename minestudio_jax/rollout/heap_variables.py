@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HEAP_VARIABLES = {
-    # Otherwise the C library gives a version's memory back to the kernel after each load, and most of the next one goes
-    # into getting it again, page by page: three times as long.
+    # Otherwise the C library gives the memory of large fragments back to the kernel, and gets it again for the next ones,
+    # page by page. All threads must not share one arena for it: XLA's would wait for its lock inside of every act.
     "MALLOC_MMAP_THRESHOLD_": str(2**40),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     # Copies from a MiB on go past the caches. Otherwise only those do that are larger than the cache, which in a

@@ -74,6 +74,14 @@ def test_a_version_goes_through_the_disk_when_memory_is_full_though_it_seemed_to
     assert in_memory() == before
 
 
+def test_who_acts_is_as_urgent_as_the_learner(private_ray):
+    def priority():
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    workers = ray.get(ray.remote(priority).options(**worker_options(RolloutConfig(), None)).remote())
+    assert workers == priority()
+
+
 def heap(variables):
     return {name: variables[name] for name in HEAP_VARIABLES if name in variables}
 
