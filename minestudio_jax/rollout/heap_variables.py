@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HEAP_VARIABLES = {
-    # Otherwise the C library gives the memory of large fragments back to the kernel, and gets it again for the next ones,
+    # Otherwise the C library gives the memory of large fragments back to the kernel, and gets it again for the next,
     # page by page. All threads must not share one arena for it: XLA's would wait for its lock inside of every act.
     "MALLOC_MMAP_THRESHOLD_": str(2**40),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
