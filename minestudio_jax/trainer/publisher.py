@@ -103,7 +103,6 @@ class ParamPublisher:
         self._copy = jax.jit(_copied if not together else lambda tree: (jax.tree.map(jnp.copy, tree), None))
         self._rounded = jax.jit(lambda tree: jax.tree.map(_rounded, tree))
         self._newest: _Version | None = None
-        self._replaced: list[_Version] = []
         self._wanted: dict[_Work, _Version] = {}
         self._begun: deque[tuple[_Work, _Version]] = deque()  # of all hosts together
         self._busy = self._sending = self._closed = False
@@ -127,10 +126,7 @@ class ParamPublisher:
             return
         with self._condition:
             self._raise_error()
-            old, self._newest = self._newest, _Version(version, snapshot)
-            first = old is None
-            if old is not None and self._thread is not None:
-                self._replaced.append(old)
+            first, self._newest = self._newest is None, _Version(version, snapshot)
         self._want(_Work.SEND)
         if first:
             self._want(_Work.KEEP)
@@ -193,7 +189,8 @@ class ParamPublisher:
         if self._thread is None:
             try:
                 while self._has_work():
-                    self._next_work()()
+                    write, version = self._next_work()
+                    write(version)
             except Exception as error:
                 self._error = error
                 self._raise_error()
@@ -210,41 +207,34 @@ class ParamPublisher:
             ) from self._error
 
     def _run(self) -> None:
+        previous: _Version | None = None
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._has_work() or self._closed)
                 if not self._has_work():
                     return
-                work = self._next_work()
+                write, version = self._next_work()
                 self._busy = True
             try:
-                work()
+                write(version)
             except BaseException as error:  # raised by the learner's next call
                 with self._condition:
                     self._error = error
                     self._condition.notify_all()
                 return
-            del work  # which has a version
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()
-            self._drop_replaced()
+            # To give a GB back to the system takes a tenth of a second. Whoever lets go of an array waits for that, and
+            # all other threads of Python with it: so it is not the learner that has the last hold of a version that was
+            # written, and this thread lets go of one array at a time.
+            spent = [] if previous is version or previous is None else jax.tree.leaves(previous.params)
+            previous = version
+            while spent:
+                spent.pop()
+                time.sleep(0)  # another thread's turn
 
-    def _drop_replaced(self) -> None:
-        """Gives the memory of replaced versions back, array by array.
-
-        The system takes a tenth of a second for a GB. Whoever lets go of an array waits for that, and all other threads
-        of Python with it.
-        """
-        with self._condition:
-            replaced, self._replaced = self._replaced, []
-        arrays = [array for version in replaced for array in jax.tree.leaves(version.params)]
-        replaced.clear()
-        while arrays:
-            arrays.pop()
-            time.sleep(0)  # another thread's turn
-
-    def _next_work(self) -> Callable[[], None]:
+    def _next_work(self) -> tuple[Callable[[_Version], None], _Version]:
         if self._together:
             work, version = self._begun.popleft()
         else:
@@ -252,8 +242,8 @@ class ParamPublisher:
             version = self._wanted.pop(work)
         self._sending = work == _Work.SEND
         if self._sending:
-            return partial(self._send, version)
-        return partial(self._keep, version, as_best=work == _Work.KEEP_AS_BEST)
+            return self._send, version
+        return partial(self._keep, as_best=work == _Work.KEEP_AS_BEST), version
 
     def _send(self, version: _Version) -> None:
         publication = self._publication

@@ -9,6 +9,7 @@ import pytest
 
 from minestudio_jax.trainer.publisher import KEPT_VERSIONS, ParamPublisher, Publication
 from minestudio_jax.utils import policy_store
+from tests.rollout.processes import wait_until
 
 ABSTRACT = {"w": jax.ShapeDtypeStruct((2, 2), np.float32), "statistics": jax.ShapeDtypeStruct((2,), np.float32)}
 
@@ -54,6 +55,31 @@ def test_parameters_may_be_donated_as_soon_as_publish_returns(opened):
     given["w"].delete()
     publisher.close(30.0)
     assert same(told[0], 1)
+
+
+def test_while_one_version_is_written_those_that_are_replaced_are_not_held(opened):
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def slow(version, path):
+        blocked.set()
+        assert go_on.wait(30.0)
+
+    def held():
+        return sum(array.shape == (123, 45) for array in jax.live_arrays())
+
+    before = held()
+    publisher = opened(slow)
+    for version in range(1, 20):
+        given = {"w": jnp.full((123, 45), version, jnp.float32)}
+        publisher.publish(version, given)
+        assert blocked.wait(30.0)
+        del given
+        assert held() - before <= 3
+    go_on.set()
+    assert publisher.flush(30.0)
+    publisher.publish(20, {"w": jnp.zeros((123, 45), jnp.float32)})
+    assert publisher.flush(30.0)
+    assert wait_until(lambda: held() - before <= 1)
 
 
 def test_the_learner_never_waits_and_the_newest_version_wins(opened):
