@@ -108,7 +108,7 @@ def load_version(path: Path, abstract: Any, memory: StagingMemory | None = None)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no policy version at {path}")
     restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), abstract)
-    handler = _handler(memory or StagingMemory())
+    handler = _handler(memory)
     try:
         params = handler.restore(path, args=ocp.args.PyTreeRestore(item=abstract, restore_args=restore))
     finally:
@@ -198,9 +198,9 @@ def _show(partial: Path, path: Path) -> None:
 
 
 def _handler(memory: StagingMemory | None = None, **settings: Any) -> Any:
-    """Reads and writes a version; without memory it only writes."""
+    """Reads versions, to that memory or new one, and writes them."""
     registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, _NumpyHandler(memory)),
+        (np.ndarray, _NumpyHandler(memory or StagingMemory())),
         (jax.Array, ocp.type_handlers.ArrayHandler(enable_write_sharding_file=False)),  # nothing is read as one
     )
     # Trained numbers are as good as random: compressing them takes longer than writing them.
@@ -210,7 +210,7 @@ def _handler(memory: StagingMemory | None = None, **settings: Any) -> Any:
 class _NumpyHandler(ocp.type_handlers.NumpyHandler):
     """Orbax's, with few threads and few copies."""
 
-    def __init__(self, memory: StagingMemory | None) -> None:
+    def __init__(self, memory: StagingMemory) -> None:
         super().__init__(deepcopy_host_arrays=False)  # nobody changes them while they are written
         self._memory = memory
 
@@ -218,8 +218,8 @@ class _NumpyHandler(ocp.type_handlers.NumpyHandler):
         return await super().serialize(values, _with_few_threads(infos, _WRITE_THREADS), args)
 
     async def deserialize(self, infos: Any, args: Any = None) -> Any:
-        files = [None if info.is_ocdbt_checkpoint else _file(info.parent_dir / info.name) for info in infos]
-        if self._memory is None or None in files:
+        files = [None if info.is_ocdbt_checkpoint else _file_of(info.parent_dir / info.name) for info in infos]
+        if None in files:
             return await super().deserialize(_with_few_threads(infos, _READ_THREADS), args)
         return [file.read(arg.dtype, self._memory) for file, arg in zip(files, args, strict=True) if file is not None]
 
@@ -236,13 +236,18 @@ def _with_few_threads(infos: Any, threads: int) -> Any:
 
 
 class _File(NamedTuple):
-    """Nothing but the numbers of an array, in C order."""
+    """Nothing but the numbers of an array of that shape and type, in C order."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
 
     def read(self, dtype: Any, memory: StagingMemory) -> np.ndarray:
+        """The array, converted to `dtype`, in that memory.
+
+        Raises:
+          OSError: the file cannot be read, or has another size.
+        """
         array = memory.empty(self.shape, self.dtype)
         with open(self.path, "rb") as file:
             found = file.readinto(array.reshape(-1).view(np.uint8).data)
@@ -255,8 +260,8 @@ class _File(NamedTuple):
         return converted
 
 
-def _file(folder: Path) -> _File | None:
-    """That of a Zarr array that is one uncompressed chunk; None if it is not.
+def _file_of(folder: Path) -> _File | None:
+    """Of a Zarr array that is one uncompressed chunk; None if it is not.
 
     See https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html.
     """
